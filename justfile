@@ -1,0 +1,44 @@
+# One recipe a verb, run by `./dev VERB`, which first brings the tools that these call.
+
+set positional-arguments
+
+# The list of recipes.
+_list:
+    @just --list --unsorted
+
+# The face pipeline on the demo's photos; ends with a table and a report. --again runs all anew, --json for machines.
+demo *ARGS: build
+    @target/debug/causeway demo "$@"
+
+# How right the pipeline is on a folder of named people (DIR/NAME/*.jpg): detection, AUC, accuracy, clustering.
+accuracy *ARGS: build
+    @target/debug/causeway accuracy "$@"
+
+# All tests but the long ones. ARGS go to the test runner: a name to pick tests.
+test *ARGS: build
+    @if cargo nextest --version >/dev/null 2>&1; \
+    then cargo nextest run --locked --workspace "$@"; \
+    else cargo test --locked --workspace "$@"; fi
+
+# The tests that take minutes: those marked #[ignore].
+test-long *ARGS: build
+    @if cargo nextest --version >/dev/null 2>&1; \
+    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass "$@"; \
+    else cargo test --locked --workspace "$@" -- --ignored; fi
+
+# What CI looks at before the tests: format, lints, documentation, spelling.
+check:
+    cargo fmt --all --check
+    if command -v taplo >/dev/null; then taplo fmt --check; fi
+    typos
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace --document-private-items
+
+# Formats Rust and TOML.
+fmt:
+    cargo fmt --all
+    if command -v taplo >/dev/null; then taplo fmt; fi
+
+# Every binary of the workspace, for debugging.
+build:
+    @cargo build --locked --workspace --bins
