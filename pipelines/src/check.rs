@@ -1,0 +1,386 @@
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::fault::{Draft, Findings, MAX_FILE_BYTES, PipelineError, SEPARATOR, did_you_mean};
+use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenStage};
+use crate::pipeline::{DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults};
+use crate::registry::{STAGE_KEYS, USES, Use};
+use crate::topology::in_graph_order;
+use crate::written::{self, Override, in_file_order, merge, read, span_of};
+use crate::{Batch, Keep, Pipeline, StageSpec};
+
+/// Most stages of one pipeline: some tens of times what people write.
+const MAX_STAGES: usize = 256;
+
+/// Longest name of a pipeline, stage or site: a subject stays short, a stream's name fits the file system.
+const MAX_NAME_LEN: usize = 48;
+
+/// What the runtime publishes and stores beside the stages' links: neither a stage nor a link may be called so.
+pub(crate) const RESERVED: [&str; 5] = ["dead", "empty", "log", "outcomes", "advisories"];
+
+/// The stream of a fold's changes is called like its stage with this behind it.
+const CHANGELOG_SUFFIX: &str = "_log";
+
+/// Instances of a stage in one process: each has a thread and a model session of its own.
+const WORKERS: RangeInclusive<usize> = 1..=64;
+
+/// Messages that `process` is given at once.
+const BATCH_MAX: RangeInclusive<usize> = 1..=1024;
+
+/// How long a batch may wait to be filled, ms; longer is a delay that looks like a stall.
+const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
+
+/// Bytes of a link: room for one message of the longest kind, and a disk.
+const LINK_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
+
+/// How long one message may take, ms.
+const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
+
+/// Bytes that `keep` may hold.
+const KEEP_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
+
+/// Longest time that `keep` may hold: 100 years, which fits the broker's nanoseconds.
+const KEEP_AGE_MAX: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// Reads, merges, checks.
+pub(crate) fn load(path: &Path, overrides: &[Override]) -> Result<Pipeline, PipelineError> {
+    let bytes = read_file(path)?;
+    let broken = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
+    let file = String::from_utf8_lossy(&bytes);
+    let overrides_at = file.len() + SEPARATOR.len();
+    let text = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
+    let mut findings = Findings::new(path, &text, overrides_at);
+    if let Some(at) = broken {
+        findings.push(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), Draft::new("this is not UTF-8 text"));
+        return Err(findings.into_error());
+    }
+    let (mut root, errors) = DeTable::parse_recoverable(&text[..file.len()]);
+    for error in errors {
+        let why = error.message().trim_end_matches(", expected nothing");
+        findings.unreadable(error.span().unwrap_or(0..0), format!("cannot read this as TOML: {why}"));
+    }
+    merge(root.get_mut(), overrides, overrides_at, &mut findings);
+    let pipeline = Check { findings: &mut findings }.pipeline(path, &root);
+    if findings.is_empty() { Ok(pipeline) } else { Err(findings.into_error()) }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, PipelineError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| PipelineError::Read { path: path.into(), source })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(PipelineError::TooLong { path: path.into() });
+    }
+    Ok(bytes)
+}
+
+/// One stage as far as it could be read, with the places of what it says.
+pub(crate) struct Draught<'a> {
+    pub(crate) name: String,
+    /// Its name in the header.
+    pub(crate) name_at: Range<usize>,
+    pub(crate) table: &'a DeTable<'a>,
+    /// `None` where `uses` names nothing.
+    pub(crate) uses: Option<&'static Use>,
+    /// Not told again where it could not be read.
+    pub(crate) from_unreadable: bool,
+    pub(crate) site: String,
+    pub(crate) from: Vec<(String, Range<usize>)>,
+    pub(crate) link: Option<String>,
+    pub(crate) spec: Option<StageSpec>,
+}
+
+impl Draught<'_> {
+    pub(crate) fn at(&self, key: &str) -> Range<usize> {
+        span_of(self.table, key).unwrap_or_else(|| self.name_at.clone())
+    }
+}
+
+/// Turns what is written into what is meant, and tells what cannot be.
+pub(crate) struct Check<'f, 'i> {
+    pub(crate) findings: &'f mut Findings<'i>,
+}
+
+impl Check<'_, '_> {
+    fn pipeline(&mut self, path: &Path, root: &Spanned<DeTable<'_>>) -> Pipeline {
+        let written = read::<WrittenPipeline>(root, None, &[], self.findings);
+        let (name, keep) = match written {
+            Some(written) => {
+                if !written.left_out.iter().any(|key| key == "pipeline") {
+                    self.pipeline_name(root.get_ref(), written.value.pipeline.as_deref());
+                }
+                (written.value.pipeline.unwrap_or_default(), written.value.keep)
+            }
+            None => (String::new(), WrittenKeeps::default()),
+        };
+        let sites = self.sites(root.get_ref());
+        let mut stages = self.stages(root.get_ref(), &sites);
+        self.graph(&stages);
+        self.places(&stages);
+        self.links(&stages, &name);
+        Pipeline {
+            name,
+            file: path.into(),
+            sites,
+            stages: in_graph_order(&mut stages),
+            keep_captured: self.keep(root.get_ref(), "captured", keep.captured.as_ref(), DEFAULT_KEEP_CAPTURED),
+            keep_outcomes: self.keep(root.get_ref(), "outcomes", keep.outcomes.as_ref(), DEFAULT_KEEP_OUTCOMES),
+        }
+    }
+
+    fn pipeline_name(&mut self, root: &DeTable<'_>, name: Option<&str>) {
+        let Some(name) = name else {
+            let help = Some("begin the file with: pipeline = \"NAME\"".to_owned());
+            self.findings.push(0..0, Draft::new("the pipeline has no name").key("pipeline").help(help).of_absence());
+            return;
+        };
+        let at = span_of(root, "pipeline").unwrap_or_default();
+        self.token(&at, "pipeline", name, None, "pipeline");
+        if name.contains('_') {
+            let help = Some(format!("write `{}`", name.replace('_', "-")));
+            let why = "a pipeline's name has no `_`: streams are called PIPELINE_STAGE, and two could have one name";
+            self.findings.push(at, Draft::new(why).key("pipeline").help(help));
+        }
+    }
+
+    fn sites(&mut self, root: &DeTable<'_>) -> Vec<String> {
+        let Some(DeValue::Table(sites)) = root.get("site").map(Spanned::get_ref) else {
+            return vec![DEFAULT_SITE.into()];
+        };
+        let sites = in_file_order(sites);
+        for (key, _) in &sites {
+            self.token(&key.span(), "site", key.get_ref(), None, &format!("site.{}", key.get_ref()));
+        }
+        let names: Vec<String> = sites.iter().map(|(key, _)| key.get_ref().to_string()).collect();
+        if names.is_empty() { vec![DEFAULT_SITE.into()] } else { names }
+    }
+
+    fn keep(&mut self, root: &DeTable<'_>, which: &str, written: Option<&WrittenKeep>, default: Keep) -> Keep {
+        let Some(&WrittenKeep { age, bytes }) = written else { return default };
+        let key = |name: &str| format!("keep.{which}.{name}");
+        let mut refuse = |key: &str, message: String| {
+            self.findings.push(span_of(root, key).unwrap_or_default(), Draft::new(message).key(key));
+        };
+        if let Some(age) = age.filter(|&age| age.is_zero() || age > KEEP_AGE_MAX) {
+            let age = humantime::format_duration(age);
+            refuse(&key("age"), format!("`{}` is {age}: it must be more than 0 and at most 100 years", key("age")));
+        }
+        if let Some(bytes) = bytes.filter(|bytes| !KEEP_BYTES.contains(bytes)) {
+            refuse(&key("bytes"), out_of_range(&key("bytes"), bytes, &KEEP_BYTES));
+        }
+        Keep { age: age.unwrap_or(default.age), bytes: bytes.map_or(default.bytes, |bytes| bytes.0) }
+    }
+
+    fn stages<'a>(&mut self, root: &'a DeTable<'a>, sites: &[String]) -> Vec<Draught<'a>> {
+        let entries = match root.get("stage").map(Spanned::get_ref) {
+            Some(DeValue::Table(stages)) => in_file_order(stages),
+            None => Vec::new(),
+            // No table: told when the whole was read.
+            Some(_) => return Vec::new(),
+        };
+        if entries.is_empty() {
+            let help = Some("begin with [stage.capture]".to_owned());
+            self.findings.push(0..0, Draft::new("the pipeline has no stages").key("stage").help(help).of_absence());
+        }
+        if let Some((key, _)) = entries.get(MAX_STAGES) {
+            self.findings
+                .push(key.span(), Draft::new(format!("a pipeline has at most {MAX_STAGES} stages")).key("stage"));
+        }
+        let mut found = Vec::new();
+        for (key, value) in entries.into_iter().take(MAX_STAGES) {
+            // What is no table was told when the whole was read.
+            if let DeValue::Table(table) = value.get_ref() {
+                found.push(self.stage(key, value.span(), table, sites));
+            }
+        }
+        found
+    }
+
+    fn stage<'a>(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        table_at: Range<usize>,
+        table: &'a DeTable<'a>,
+        sites: &[String],
+    ) -> Draught<'a> {
+        let (name, name_at) = (key.get_ref().to_string(), key.span());
+        self.token(&name_at, "stage", &name, Some(&name), "stage");
+        if RESERVED.contains(&name.as_str()) || name.ends_with(CHANGELOG_SUFFIX) {
+            let draft = Draft::new(format!("`{name}` is the runtime's own: no stage is called so"));
+            self.findings.push(name_at.clone(), draft.stage(Some(&name)).key("stage"));
+        }
+        let (general, own): (Vec<_>, Vec<_>) = table
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .partition(|(key, _)| STAGE_KEYS.contains(&&**key.get_ref()));
+        let general = Spanned::new(table_at, general.into_iter().collect::<DeTable<'_>>());
+        // The place of what is missing in a stage is its name.
+        let own = Spanned::new(name_at.clone(), own.into_iter().collect::<DeTable<'_>>());
+        let written = read::<WrittenStage>(&general, Some(&name), &[], self.findings);
+        let mut draught = Draught {
+            from_unreadable: written.as_ref().is_none_or(|written| written.left_out.iter().any(|key| key == "from")),
+            name,
+            name_at,
+            table,
+            uses: None,
+            site: sites[0].clone(),
+            from: Vec::new(),
+            link: None,
+            spec: None,
+        };
+        let Some(written) = written else { return draught };
+        if !written.left_out.iter().any(|key| key == "uses") {
+            draught.uses = self.uses(&draught, written.value.uses.as_deref());
+        }
+        if let Some(uses) = draught.uses {
+            (uses.check)(&own, &draught.name, self.findings);
+        }
+        self.general(&mut draught, written.value, sites);
+        match (&mut draught.spec, options_table(&own)) {
+            (Some(spec), Ok(options)) => spec.options = options,
+            // A number beyond 64 bits, for one, which its check has most likely told.
+            (_, Err(error)) if self.findings.is_empty() => {
+                let at = error.span().unwrap_or_else(|| own.span());
+                self.findings.push(at, Draft::new(error.message()).stage(Some(&draught.name)));
+            }
+            _ => {}
+        }
+        draught
+    }
+
+    fn uses(&mut self, stage: &Draught<'_>, uses: Option<&str>) -> Option<&'static Use> {
+        let wanted = uses.unwrap_or(&stage.name);
+        let found = USES.iter().find(|known| known.name == wanted);
+        if found.is_none() {
+            let known = || format!("known: {}", USES.map(|known| known.name).join(", "));
+            let help = did_you_mean(wanted, USES.map(|known| known.name)).unwrap_or_else(known);
+            let message = match uses {
+                Some(_) => format!("no stage is called `{wanted}`: it cannot be used"),
+                None => format!("`{wanted}` is not a stage that there is: say what it uses"),
+            };
+            self.findings
+                .push(stage.at("uses"), Draft::new(message).stage(Some(&stage.name)).key("uses").help(Some(help)));
+        }
+        found
+    }
+
+    /// The keys of every stage.
+    fn general(&mut self, stage: &mut Draught<'_>, written: WrittenStage, sites: &[String]) {
+        let name = stage.name.clone();
+        self.bounded(stage, "workers", written.workers, &WORKERS);
+        self.bounded(stage, "batch.max", written.batch.max, &BATCH_MAX);
+        self.bounded(stage, "batch.wait_ms", written.batch.wait_ms, &BATCH_WAIT_MS);
+        self.bounded(stage, "link_bytes", written.link_bytes, &LINK_BYTES);
+        self.bounded(stage, "max_process_ms", written.max_process_ms, &MAX_PROCESS_MS);
+        if let Some(emits) = &written.emits {
+            self.token(&stage.at("emits"), "link", emits, Some(&name), "emits");
+            if RESERVED.contains(&emits.as_str()) {
+                let draft = Draft::new(format!("`{emits}` is the runtime's own: no link is called so"));
+                self.findings.push(stage.at("emits"), draft.stage(Some(&name)).key("emits"));
+            }
+        }
+        if let Some(site) = written.site {
+            if sites.contains(&site) {
+                stage.site = site;
+            } else {
+                let known = || Some(format!("sites here: {}", sites.join(", ")));
+                let help = did_you_mean(&site, sites.iter().map(String::as_str)).or_else(known);
+                let draft = Draft::new(format!("there is no site `{site}`")).stage(Some(&name)).key("site").help(help);
+                self.findings.push(stage.at("site"), draft.of_absence());
+            }
+        }
+        // More than there can be stages has one of them twice, which is told.
+        let from = written.from.unwrap_or_default().into_iter().take(MAX_STAGES + 1);
+        stage.from = from.enumerate().map(|(place, from)| (from, stage.place_in_from(place))).collect();
+        let Some(uses) = stage.uses else { return };
+        self.one_worker(stage, written.workers, uses);
+        let link = written.emits.unwrap_or_else(|| uses.gives.into());
+        stage.link = Some(link.clone());
+        stage.spec = Some(StageSpec {
+            name,
+            uses: uses.name.into(),
+            from: stage.from.iter().map(|(from, _)| from.clone()).collect(),
+            site: stage.site.clone(),
+            workers: written.workers.unwrap_or(defaults::WORKERS),
+            batch: Batch {
+                max: written.batch.max.unwrap_or(defaults::BATCH_MAX),
+                wait: written.batch.wait_ms.map_or(defaults::BATCH_WAIT, Duration::from_millis),
+            },
+            takes: uses.takes,
+            gives: uses.gives,
+            link,
+            link_bytes: written.link_bytes.map_or(defaults::LINK_BYTES, |bytes| bytes.0),
+            max_process: written.max_process_ms.map_or(defaults::MAX_PROCESS, Duration::from_millis),
+            folds: uses.folds,
+            options: toml::Table::new(),
+        });
+    }
+
+    fn one_worker(&mut self, stage: &Draught<'_>, workers: Option<usize>, uses: &Use) {
+        let why = match uses {
+            Use { folds: true, .. } => "it folds, and its state has one writer",
+            Use { takes: None, .. } => "it is a source, and is read once",
+            Use { .. } => return,
+        };
+        if workers.is_some_and(|workers| workers > 1) {
+            let draft = Draft::new(format!("`workers` must be 1: {why}")).stage(Some(&stage.name)).key("workers");
+            self.findings.push(stage.at("workers"), draft);
+        }
+    }
+
+    fn bounded<T: PartialOrd + std::fmt::Display>(
+        &mut self,
+        stage: &Draught<'_>,
+        key: &str,
+        value: Option<T>,
+        range: &RangeInclusive<T>,
+    ) {
+        if let Some(value) = value.filter(|value| !range.contains(value)) {
+            let draft = Draft::new(out_of_range(key, value, range)).stage(Some(&stage.name)).key(key);
+            self.findings.push(stage.at(key), draft);
+        }
+    }
+
+    /// Names become tokens of subjects, and parts of the names of streams, files and containers.
+    fn token(&mut self, at: &Range<usize>, what: &str, name: &str, stage: Option<&str>, key: &str) {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let message = if name.len() > MAX_NAME_LEN {
+            format!("the name of a {what} has at most {MAX_NAME_LEN} characters, this one {}", name.len())
+        } else if !starts_well || !name.chars().all(good) {
+            format!(
+                "`{name}` is no name of a {what}: it has a-z, 0-9, `-` and `_`, and begins with a letter or a digit"
+            )
+        } else {
+            return;
+        };
+        self.findings.push(at.clone(), Draft::new(message).stage(stage).key(key));
+    }
+}
+
+impl Draught<'_> {
+    /// Where a name in `from` stands.
+    fn place_in_from(&self, place: usize) -> Range<usize> {
+        match self.table.get("from").map(Spanned::get_ref) {
+            Some(DeValue::Array(names)) => names.get(place).map_or_else(|| self.at("from"), Spanned::span),
+            _ => self.at("from"),
+        }
+    }
+}
+
+fn out_of_range<T: std::fmt::Display>(key: &str, value: T, range: &RangeInclusive<T>) -> String {
+    format!("`{key}` is {value}: it must be within {}..={}", range.start(), range.end())
+}
+
+fn options_table(own: &Spanned<DeTable<'_>>) -> Result<toml::Table, toml::de::Error> {
+    toml::Table::deserialize(toml::de::Deserializer::from(own.clone()))
+}

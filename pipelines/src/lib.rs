@@ -1,0 +1,23 @@
+//! Pipeline files and model manifests: TOML as it was written, checked whole, turned into types that cannot be wrong.
+
+mod check;
+mod fault;
+mod form;
+mod graph;
+mod ledger;
+mod manifest;
+mod options;
+mod pipeline;
+mod registry;
+mod topology;
+mod written;
+
+pub use fault::{Fault, Faults, MAX_FILE_BYTES, PipelineError, did_you_mean};
+pub use ledger::{Ledger, Outcome};
+pub use manifest::{Manifest, ManifestError, Task};
+pub use options::{CaptureOptions, ClassifyOptions, ClusterOptions, ExtractOptions, Gate, PreprocessOptions};
+pub use pipeline::{
+    Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, defaults,
+};
+pub use registry::{USES, Use};
+pub use written::{Override, OverrideError};

@@ -1,0 +1,228 @@
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::fault::did_you_mean;
+
+/// Longest manifest that is read, bytes.
+const MAX_MANIFEST_BYTES: u64 = 64 << 10;
+
+/// Most models that an error lists.
+const MAX_LISTED: usize = 20;
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Finds regions.
+    Detect,
+    /// Gives a vector for a crop.
+    Embed,
+}
+
+/// A model's manifest: `NAME.toml` in the folder of models.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Its name: what a pipeline file says.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The ONNX file; relative to the manifest as written, whole once loaded.
+    pub file: PathBuf,
+    /// SHA-256 of the ONNX file, lower-case hex. A file with another one is refused before it is parsed.
+    pub sha256: String,
+    /// What it is for.
+    pub task: Task,
+    /// Its embedding space, where it embeds.
+    #[serde(default)]
+    pub space: Option<String>,
+    /// Its licence, as its authors name it.
+    pub licence: String,
+    /// Where it came from and what was done to it.
+    pub source: String,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// No such file.
+    #[error("cannot find the model `{name}`: {path} does not exist{known}")]
+    Missing {
+        /// The model asked for.
+        name: String,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is there instead, as the end of the sentence.
+        known: String,
+    },
+    /// Not readable.
+    #[error("cannot read {path}")]
+    Read {
+        /// The manifest.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not what a manifest is.
+    #[error("cannot use {path}: {why}")]
+    Wrong {
+        /// The manifest.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Manifest {
+    /// Reads and checks `NAME.toml` in `models`.
+    pub fn load(models: &Path, name: &str) -> Result<Self, ManifestError> {
+        let path = models.join(format!("{name}.toml"));
+        let wrong = |why: String| ManifestError::Wrong { path: path.clone(), why };
+        if !is_model_name(name) {
+            return Err(wrong(format!("`{name}` is no name of a model")));
+        }
+        let text = match read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ManifestError::Missing { name: name.into(), known: known(models, name), path });
+            }
+            Err(source) => return Err(ManifestError::Read { path, source }),
+        };
+        let mut manifest: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().into()))?;
+        manifest.check(name).map_err(wrong)?;
+        manifest.file = models.join(&manifest.file);
+        Ok(manifest)
+    }
+
+    fn check(&self, name: &str) -> Result<(), String> {
+        if self.name != name {
+            return Err(format!("its name is `{}`, its file's `{name}`", self.name));
+        }
+        if self.version.trim().is_empty() {
+            return Err("`version` is empty".into());
+        }
+        if self.sha256.len() != 64 || !self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err("`sha256` is not 64 digits of lower-case hex".into());
+        }
+        let plain = self.file.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || self.file.as_os_str().is_empty() {
+            return Err(format!(
+                "`file` is `{}`: it must be a path within the folder of the manifest",
+                self.file.display()
+            ));
+        }
+        if self.task == Task::Embed && self.space.as_deref().is_none_or(|space| space.trim().is_empty()) {
+            return Err("`space` is missing: a model that embeds names its embedding space".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether a pipeline may name a model so: it becomes the name of a file.
+pub(crate) fn is_model_name(name: &str) -> bool {
+    /// What a file's name may have, less `.toml`.
+    const LONGEST: usize = 128;
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=LONGEST).contains(&name.len()) && !name.starts_with('.') && name.chars().all(good)
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_MANIFEST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_MANIFEST_BYTES {
+        let why = format!("it has more than {MAX_MANIFEST_BYTES} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(text)
+}
+
+/// What is there instead, as the end of a sentence.
+fn known(models: &Path, name: &str) -> String {
+    let Ok(entries) = std::fs::read_dir(models) else {
+        return format!(", nor does the folder of models {}", models.display());
+    };
+    let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = files.filter_map(|file| file.strip_suffix(".toml").map(Into::into)).collect();
+    names.sort();
+    if names.is_empty() {
+        return format!("; no model is in {}", models.display());
+    }
+    let hint = did_you_mean(name, names.iter().map(String::as_str)).map_or(String::new(), |hint| format!("; {hint}"));
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{hint}; models there: {}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "sface"
+version = "2021dec"
+file = "sface.onnx"
+sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+task = "embed"
+space = "sface-128"
+licence = "Apache-2.0"
+source = "OpenCV Zoo"
+"#;
+
+    fn load(name: &str, text: &str) -> Result<Manifest, ManifestError> {
+        let models = tempfile::tempdir().unwrap();
+        std::fs::write(models.path().join("sface.toml"), text).unwrap();
+        let loaded = Manifest::load(models.path(), name);
+        if let Ok(manifest) = &loaded {
+            assert_eq!(manifest.file, models.path().join("sface.onnx"));
+        }
+        loaded
+    }
+
+    #[test]
+    fn a_good_one_loads() {
+        let manifest = load("sface", GOOD).unwrap();
+        assert_eq!((manifest.task, manifest.space.as_deref()), (Task::Embed, Some("sface-128")));
+    }
+
+    #[test]
+    fn a_wrong_one_says_why() {
+        let cases = [
+            ("name = \"sface\"", "name = \"other\"", "its name is `other`"),
+            ("2021dec", " ", "`version` is empty"),
+            ("0123456789abcdef0", "0123456789ABCDEF0", "`sha256`"),
+            ("0123456789abcdef0", "0", "`sha256`"),
+            ("sface.onnx", "../sface.onnx", "within the folder"),
+            ("sface.onnx", "/etc/passwd", "within the folder"),
+            ("sface.onnx", "", "within the folder"),
+            ("space = \"sface-128\"", "", "`space` is missing"),
+            ("licence", "license", "unknown field `license`"),
+            ("\"embed\"", "\"dream\"", "unknown variant `dream`"),
+            ("version", "[", "TOML parse error"),
+        ];
+        for (from, to, why) in cases {
+            let error = load("sface", &GOOD.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("sface.toml"), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_one_lists_those_that_are_there() {
+        let error = load("sfaec", GOOD).unwrap_err();
+        assert!(matches!(error, ManifestError::Missing { .. }));
+        let error = error.to_string();
+        assert!(error.ends_with("does not exist; did you mean `sface`?; models there: sface"), "{error}");
+        let error = Manifest::load(Path::new("/nowhere"), "sface").unwrap_err().to_string();
+        assert!(error.contains("nor does the folder of models /nowhere"), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_no_path() {
+        for name in ["../sface", "a/b", "", ".hidden", "/etc/passwd", "a\0b"] {
+            assert!(matches!(load(name, GOOD), Err(ManifestError::Wrong { .. })), "{name}");
+        }
+    }
+}

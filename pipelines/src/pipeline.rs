@@ -1,0 +1,152 @@
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{Override, PipelineError, check};
+
+/// The one site of a pipeline file that names none.
+pub const DEFAULT_SITE: &str = "edge";
+
+/// Captured items: long enough to notice a gap and run it again, short enough for pictures of people.
+pub const DEFAULT_KEEP_CAPTURED: Keep = Keep { age: Duration::from_hours(7 * 24), bytes: 1 << 30 };
+
+/// Outcomes: a month to read them; some hundred bytes each.
+pub const DEFAULT_KEEP_OUTCOMES: Keep = Keep { age: Duration::from_hours(30 * 24), bytes: 256 << 20 };
+
+/// What a stage has that does not say otherwise.
+pub mod defaults {
+    use std::time::Duration;
+
+    /// Instances in one process.
+    pub const WORKERS: usize = 1;
+    /// Messages that `process` is given at once: batches pay on the bus, beyond 8 not in the models.
+    pub const BATCH_MAX: usize = 8;
+    /// How long a batch that is not full waits for more: not seen by a person.
+    pub const BATCH_WAIT: Duration = Duration::from_millis(5);
+    /// Bytes that a link may hold before its producer waits.
+    pub const LINK_BYTES: u64 = 256 << 20;
+    /// Time for one message: some hundred times what the slowest model needs.
+    pub const MAX_PROCESS: Duration = Duration::from_secs(30);
+}
+
+/// A checked pipeline: every name in it exists, every kind fits, its graph has no cycle.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Its name: the first token of every subject.
+    pub name: String,
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Names of its sites; `edge` alone where the file names none.
+    pub sites: Vec<String>,
+    /// Its stages in graph order: a stage stands behind all that it takes from.
+    pub stages: Vec<StageSpec>,
+    /// How long captured items are kept for repair and thumbnails.
+    pub keep_captured: Keep,
+    /// How long outcomes, dead letters among them, are kept.
+    pub keep_outcomes: Keep,
+}
+
+/// A bound on what a stream keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Older is removed.
+    pub age: Duration,
+    /// Oldest first beyond this many bytes.
+    pub bytes: u64,
+}
+
+/// How many messages are pulled together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Most messages that `process` is given at once.
+    pub max: usize,
+    /// How long a batch that is not full waits for more.
+    pub wait: Duration,
+}
+
+/// One stage of a pipeline.
+#[derive(Debug, Clone)]
+pub struct StageSpec {
+    /// Durable, stream and log field carry it.
+    pub name: String,
+    /// The binary, crate and folder.
+    pub uses: String,
+    /// The stages whose messages it takes; none for a source.
+    pub from: Vec<String>,
+    /// Where it runs.
+    pub site: String,
+    /// Instances in one process, each with its thread and model session.
+    pub workers: usize,
+    /// How messages are pulled.
+    pub batch: Batch,
+    /// The noun it takes; none for a source.
+    pub takes: Option<&'static str>,
+    /// The noun it gives.
+    pub gives: &'static str,
+    /// The second token of the subjects it publishes on: `emits`, by default the noun it gives.
+    pub link: String,
+    /// Most bytes that its link may hold before it has to wait.
+    pub link_bytes: u64,
+    /// Longest time that one message may take, after which its replica gives up and exits.
+    pub max_process: Duration,
+    /// Whether it folds: one writer with a changelog.
+    pub folds: bool,
+    /// The other keys of its table, checked against the options of what it uses.
+    pub(crate) options: toml::Table,
+}
+
+impl Pipeline {
+    /// Reads and checks a pipeline file. All its faults come at once.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, PipelineError> {
+        Self::load_with(path, &[])
+    }
+
+    /// The same, with values of the command line in place of the file's.
+    pub fn load_with(path: impl AsRef<Path>, overrides: &[Override]) -> Result<Self, PipelineError> {
+        check::load(path.as_ref(), overrides)
+    }
+
+    /// The stage of this name.
+    pub fn stage(&self, name: &str) -> Option<&StageSpec> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// The stages that take from `name`.
+    pub fn takers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a StageSpec> {
+        self.stages.iter().filter(move |stage| stage.from.iter().any(|from| from == name))
+    }
+
+    /// Whether no stage takes what `name` gives: what it gives is an outcome.
+    pub fn is_final(&self, name: &str) -> bool {
+        self.takers(name).next().is_none()
+    }
+
+    /// `name` and all stages before it.
+    pub fn upstream(&self, name: &str) -> HashSet<String> {
+        let mut found = HashSet::from([name.to_owned()]);
+        // Graph order: walking backwards meets every stage after all its takers.
+        for stage in self.stages.iter().rev() {
+            if found.contains(&stage.name) {
+                found.extend(stage.from.iter().cloned());
+            }
+        }
+        found
+    }
+}
+
+impl StageSpec {
+    /// Whether it has no input.
+    pub fn is_source(&self) -> bool {
+        self.from.is_empty()
+    }
+
+    /// The model it names, if its options have one.
+    pub fn model(&self) -> Option<&str> {
+        self.options.get("model")?.as_str()
+    }
+
+    /// Its own keys as the options of what it uses. They were checked when the file was read.
+    pub fn options<O: serde::de::DeserializeOwned>(&self) -> Result<O, String> {
+        O::deserialize(self.options.clone()).map_err(|error| format!("[stage.{}]: {error}", self.name))
+    }
+}

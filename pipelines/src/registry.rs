@@ -1,0 +1,74 @@
+use causeway_schemas::{Assignment, Crop, Decision, Feature, Frame, Message};
+use toml::Spanned;
+use toml::de::DeTable;
+
+use crate::fault::{Draft, Findings};
+use crate::options::{CaptureOptions, Checked, ClassifyOptions, ClusterOptions, ExtractOptions, PreprocessOptions};
+use crate::written::{read, span_of};
+
+/// What the key `uses` of a stage can be: its name is the binary's, the crate's and the folder's.
+#[derive(Debug, Clone, Copy)]
+pub struct Use {
+    /// As `uses` says it.
+    pub name: &'static str,
+    /// The noun it takes; none for a source.
+    pub takes: Option<&'static str>,
+    /// The noun it gives.
+    pub gives: &'static str,
+    /// Whether it folds: one writer with a changelog.
+    pub folds: bool,
+    /// Checks a stage's own keys against its options.
+    pub(crate) check: CheckOptions,
+}
+
+/// (the stage's own keys, its name, the findings)
+type CheckOptions = fn(&Spanned<DeTable<'_>>, &str, &mut Findings<'_>);
+
+/// Every `uses` that there is.
+pub const USES: [Use; 5] = [
+    Use { name: "capture", takes: None, gives: Frame::NOUN, folds: false, check: check::<CaptureOptions> },
+    Use {
+        name: "preprocess",
+        takes: Some(Frame::NOUN),
+        gives: Crop::NOUN,
+        folds: false,
+        check: check::<PreprocessOptions>,
+    },
+    Use {
+        name: "extract",
+        takes: Some(Crop::NOUN),
+        gives: Feature::NOUN,
+        folds: false,
+        check: check::<ExtractOptions>,
+    },
+    Use {
+        name: "classify",
+        takes: Some(Feature::NOUN),
+        gives: Decision::NOUN,
+        folds: false,
+        check: check::<ClassifyOptions>,
+    },
+    Use {
+        name: "cluster",
+        takes: Some(Feature::NOUN),
+        gives: Assignment::NOUN,
+        folds: true,
+        check: check::<ClusterOptions>,
+    },
+];
+
+/// The keys of every stage, whatever it uses.
+pub(crate) const STAGE_KEYS: [&str; 8] =
+    ["uses", "from", "site", "workers", "batch", "link_bytes", "max_process_ms", "emits"];
+
+fn check<O: Checked>(own: &Spanned<DeTable<'_>>, stage: &str, findings: &mut Findings<'_>) {
+    let Some(options) = read::<O>(own, Some(stage), &STAGE_KEYS, findings) else { return };
+    for senseless in options.value.check() {
+        if options.left_out.iter().any(|key| key == senseless.key) {
+            continue;
+        }
+        let place = span_of(own.get_ref(), senseless.key).unwrap_or_else(|| own.span());
+        let draft = Draft::new(senseless.message).stage(Some(stage)).key(senseless.key);
+        findings.push(place, if senseless.absent { draft.of_absence() } else { draft });
+    }
+}
