@@ -1,0 +1,171 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::ContextBuilder;
+use causeway_schemas::header;
+
+use crate::{Headers, names};
+
+/// A connection to the NATS server of one site, for one pipeline.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) js: jetstream::Context,
+    pub(crate) client: async_nats::Client,
+    pub(crate) pipeline: Arc<str>,
+}
+
+/// How to sign in.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// A file with NATS credentials (`.creds`).
+    pub file: Option<std::path::PathBuf>,
+}
+
+/// What went wrong on the bus.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// No connection.
+    #[error("cannot reach the NATS server at {address}: {why}")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// Why.
+        why: String,
+    },
+    /// The server has no `JetStream`.
+    #[error("cannot use the NATS server at {0}: JetStream is not enabled there; start it with `-js`")]
+    NoJetStream(String),
+    /// A request failed.
+    #[error("cannot {what}: {why}")]
+    Request {
+        /// What was wanted, after "cannot".
+        what: String,
+        /// What the server or client said.
+        why: String,
+    },
+}
+
+impl BusError {
+    pub(crate) fn request(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Request { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the broker may take to answer before a publish or request counts as failed and is tried again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A dead connection is noticed after two of these.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Most publishes that wait for their ack: 1,000 was fine, 25,000 starved the consumers (nats.rs #1285).
+const PUBLISH_WINDOW: usize = 1024;
+/// First and longest pause between attempts to reconnect.
+const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+impl Bus {
+    /// Connects to `address` (`nats://host:port`, several with commas) as `name`, once. A connection that was made is
+    /// renewed for ever.
+    pub async fn connect(
+        address: &str,
+        credentials: &Credentials,
+        pipeline: &str,
+        name: &str,
+    ) -> Result<Self, BusError> {
+        let unreachable = |why: String| BusError::Unreachable { address: redact(address), why };
+        let mut options = async_nats::ConnectOptions::new()
+            .name(name)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .ping_interval(PING_INTERVAL)
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempt| {
+                let doubled = RECONNECT_PAUSE.0 * 2_u32.saturating_pow(attempt.min(8) as u32);
+                doubled.min(RECONNECT_PAUSE.1)
+            })
+            .event_callback(|event| async move {
+                match event {
+                    async_nats::Event::Connected => tracing::debug!("connected"),
+                    async_nats::Event::Disconnected => tracing::warn!("connection lost; it is renewed"),
+                    other => tracing::debug!(event = %other, "connection event"),
+                }
+            });
+        if let Some(file) = &credentials.file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| unreachable(format!("credentials {}: {error}", file.display())))?;
+            options = options.credentials(&text).map_err(|error| unreachable(error.to_string()))?;
+        }
+        let addresses: Vec<&str> = address.split(',').map(str::trim).collect();
+        let client = options.connect(addresses).await.map_err(|error| unreachable(error_chain(&error)))?;
+        let js = ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .max_ack_inflight(PUBLISH_WINDOW)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        let bus = Self { js, client, pipeline: pipeline.into() };
+        bus.js.query_account().await.map_err(|_| BusError::NoJetStream(redact(address)))?;
+        Ok(bus)
+    }
+
+    /// The pipeline whose streams it uses.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Longest message the server takes, bytes.
+    pub fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
+    /// Sends what is still buffered.
+    pub async fn flush(&self) {
+        if let Err(error) = self.client.flush().await {
+            tracing::debug!(%error, "flush failed");
+        }
+    }
+
+    /// Sends what is still buffered and ends the connection.
+    pub async fn close(&self) {
+        if let Err(error) = self.client.drain().await {
+            tracing::debug!(%error, "drain failed");
+        }
+    }
+
+    /// The body of a message: itself, or the object that its header names.
+    pub async fn body(&self, headers: &Headers, body: bytes::Bytes) -> Result<bytes::Bytes, BusError> {
+        use tokio::io::AsyncReadExt as _;
+        let Some(reference) = headers.get(header::BODY) else { return Ok(body) };
+        let what = || format!("fetch the body {reference} from the object store");
+        let store = self
+            .js
+            .get_object_store(names::bodies(&self.pipeline))
+            .await
+            .map_err(|error| BusError::request(what(), error))?;
+        let mut object = store.get(reference).await.map_err(|error| BusError::request(what(), error))?;
+        let mut whole = Vec::with_capacity(object.info().size);
+        object.read_to_end(&mut whole).await.map_err(|error| BusError::request(what(), error))?;
+        Ok(whole.into())
+    }
+}
+
+/// An address without the password that it may carry.
+fn redact(address: &str) -> String {
+    match (address.find("://"), address.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}://…{}", &address[..scheme], &address[at..]),
+        _ => address.to_owned(),
+    }
+}
+
+/// An error with all that caused it, in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,334 @@
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PriorityPolicy, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{kv, object_store};
+
+use crate::bus::error_chain;
+use crate::pull::WRITER_GROUP;
+use crate::{Bus, BusError};
+
+/// Dedupe window: nothing depends on it but the quick retry of a publish. About 240 B of broker memory an id.
+const DEDUPE_WINDOW: Duration = Duration::from_secs(30);
+/// A message that nobody kept alive for this long is delivered again; holders say they are alive every `PROGRESS_EVERY`.
+const ACK_WAIT: Duration = Duration::from_secs(1);
+/// Far backstop against endless redelivery; its advisories are captured in a stream.
+const MAX_DELIVER: i64 = 10_000;
+/// Most messages that all replicas of a stage hold together.
+const MAX_ACK_PENDING: i64 = 4096;
+/// Most messages that the writer of a fold holds: it is given no more, so none waits where nobody keeps it alive.
+const PINNED_ACK_PENDING: i64 = 256;
+/// A pinned taker that does not pull for this long loses its pin to a standby.
+const PIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often holders of messages say they are alive: three times an ack wait.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(300);
+
+/// How a stream keeps its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Until every taker has acked; full stops the producer.
+    Link {
+        /// Most bytes.
+        bytes: u64,
+    },
+    /// Until purged by the agent; full stops the producer.
+    Capture {
+        /// Most bytes.
+        bytes: u64,
+    },
+    /// Oldest first beyond a bound.
+    Outcome {
+        /// Most bytes.
+        bytes: u64,
+        /// Oldest.
+        age: Duration,
+    },
+    /// For ever.
+    Changelog,
+}
+
+/// A stream that a pipeline wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamWish {
+    /// Its name.
+    pub name: String,
+    /// What it takes.
+    pub subjects: Vec<String>,
+    /// How it keeps.
+    pub retention: Retention,
+    /// Its takers.
+    pub durables: Vec<DurableWish>,
+}
+
+/// A durable that a pipeline wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurableWish {
+    /// Its name: the taking stage's.
+    pub name: String,
+    /// Whether it gives to one taker at a time.
+    pub pinned: bool,
+}
+
+/// A bucket that a pipeline wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BucketWish {
+    /// A table; its entries are forgotten after `age`, if one is given.
+    Table {
+        /// Its name.
+        name: String,
+        /// Oldest.
+        age: Option<Duration>,
+    },
+    /// The object store of long bodies, each kept for `age`.
+    Bodies {
+        /// Its name.
+        name: String,
+        /// Oldest.
+        age: Duration,
+    },
+}
+
+/// What `apply` did about a wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It was not there.
+    Made,
+    /// It was there and as wanted.
+    Unchanged,
+    /// It was there and otherwise.
+    Changed,
+}
+
+/// A stream as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamState {
+    /// Messages stored.
+    pub messages: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Most bytes, if bounded.
+    pub max_bytes: Option<u64>,
+    /// Sequence of the first message.
+    pub first_sequence: u64,
+    /// Sequence of the last message that ever was.
+    pub last_sequence: u64,
+    /// When the first message was stored, Unix time in ns.
+    pub first_at: u64,
+}
+
+/// A durable as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DurableState {
+    /// Messages not delivered yet.
+    pub pending: u64,
+    /// Messages delivered and not acked.
+    pub unacked: u64,
+    /// Messages delivered again.
+    pub redelivered: u64,
+    /// Every message up to this sequence is acked.
+    pub ack_floor: u64,
+    /// Last sequence that was delivered.
+    pub delivered: u64,
+    /// Pulls that wait: 0 means that nobody is there to take.
+    pub waiting: u64,
+}
+
+impl Bus {
+    /// Makes a stream with its durables, or brings it to what is wanted. The durables are made with it, before anything can be
+    /// published: an interest stream keeps nothing for a durable that comes later.
+    pub async fn apply_stream(&self, wish: &StreamWish) -> Result<Applied, BusError> {
+        let fail = |why: String| BusError::request(format!("make the stream {}", wish.name), why);
+        let wanted = wish.config();
+        let mut applied = match self.js.get_stream(&wish.name).await {
+            Ok(stream) if same(&stream.cached_info().config, &wanted) => Applied::Unchanged,
+            Ok(_) => {
+                self.js.update_stream(&wanted).await.map_err(|error| fail(error_chain(&error)))?;
+                Applied::Changed
+            }
+            Err(_) => {
+                self.js.create_stream(wanted).await.map_err(|error| fail(error_chain(&error)))?;
+                Applied::Made
+            }
+        };
+        for durable in &wish.durables {
+            let done = self.apply_durable(&wish.name, durable).await?;
+            if applied == Applied::Unchanged && done != Applied::Unchanged {
+                applied = Applied::Changed;
+            }
+        }
+        Ok(applied)
+    }
+
+    async fn apply_durable(&self, stream: &str, wish: &DurableWish) -> Result<Applied, BusError> {
+        let fail = |why: String| BusError::request(format!("make the durable {} of {stream}", wish.name), why);
+        let wanted = wish.config();
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        match handle.consumer_info(&wish.name).await {
+            Ok(info) if same_durable(&info.config, &wanted) => Ok(Applied::Unchanged),
+            Ok(_) => {
+                handle.update_consumer(wanted).await.map_err(|error| fail(error_chain(&error)))?;
+                Ok(Applied::Changed)
+            }
+            Err(_) => {
+                handle.create_consumer(wanted).await.map_err(|error| fail(error_chain(&error)))?;
+                Ok(Applied::Made)
+            }
+        }
+    }
+
+    /// Makes a bucket unless it is there.
+    pub async fn apply_bucket(&self, wish: &BucketWish) -> Result<Applied, BusError> {
+        match wish {
+            BucketWish::Table { name, age } => {
+                if self.js.get_key_value(name).await.is_ok() {
+                    return Ok(Applied::Unchanged);
+                }
+                let config = kv::Config {
+                    bucket: name.clone(),
+                    history: 1,
+                    max_age: age.unwrap_or_default(),
+                    ..Default::default()
+                };
+                let made = self.js.create_key_value(config).await;
+                made.map_err(|error| BusError::request(format!("make the table {name}"), error_chain(&error)))?;
+            }
+            BucketWish::Bodies { name, age } => {
+                if self.js.get_object_store(name).await.is_ok() {
+                    return Ok(Applied::Unchanged);
+                }
+                let config =
+                    object_store::Config { bucket: name.clone(), max_age: *age, max_bytes: -1, ..Default::default() };
+                let made = self.js.create_object_store(config).await;
+                made.map_err(|error| BusError::request(format!("make the object store {name}"), error_chain(&error)))?;
+            }
+        }
+        Ok(Applied::Made)
+    }
+
+    /// A stream as it is; `None` where there is none of this name.
+    pub async fn stream_state(&self, stream: &str) -> Result<Option<StreamState>, BusError> {
+        use async_nats::jetstream::ErrorCode;
+        use async_nats::jetstream::context::GetStreamErrorKind;
+        match self.js.get_stream(stream).await {
+            Ok(handle) => {
+                let info = handle.cached_info();
+                Ok(Some(StreamState {
+                    messages: info.state.messages,
+                    bytes: info.state.bytes,
+                    max_bytes: u64::try_from(info.config.max_bytes).ok().filter(|&bytes| bytes > 0),
+                    first_sequence: info.state.first_sequence,
+                    last_sequence: info.state.last_sequence,
+                    first_at: u64::try_from(info.state.first_timestamp.unix_timestamp_nanos()).unwrap_or(0),
+                }))
+            }
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+                _ => Err(BusError::request(format!("look at the stream {stream}"), error_chain(&error))),
+            },
+        }
+    }
+
+    /// A durable as it is; `None` where there is none.
+    pub async fn durable_state(&self, stream: &str, durable: &str) -> Result<Option<DurableState>, BusError> {
+        let fail = |why: String| BusError::request(format!("look at the durable {durable} of {stream}"), why);
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        match handle.consumer_info(durable).await {
+            Ok(info) => Ok(Some(DurableState {
+                pending: info.num_pending,
+                unacked: info.num_ack_pending as u64,
+                redelivered: info.num_redelivered as u64,
+                ack_floor: info.ack_floor.stream_sequence,
+                delivered: info.delivered.stream_sequence,
+                waiting: info.num_waiting as u64,
+            })),
+            Err(error) if error.to_string().contains("not found") => Ok(None),
+            Err(error) => Err(fail(error_chain(&error))),
+        }
+    }
+
+    /// Removes every message of a stream; of nothing where there is no such stream.
+    pub async fn purge(&self, stream: &str) -> Result<(), BusError> {
+        self.purge_below(stream, u64::MAX).await
+    }
+
+    /// Removes the messages of a stream below `sequence`.
+    pub async fn purge_below(&self, stream: &str, sequence: u64) -> Result<(), BusError> {
+        let fail = |why: String| BusError::request(format!("purge the stream {stream}"), why);
+        if self.stream_state(stream).await?.is_none() {
+            return Ok(());
+        }
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        let purge = handle.purge();
+        let done = if sequence == u64::MAX { purge.await } else { purge.sequence(sequence).await };
+        done.map(|_| ()).map_err(|error| fail(error_chain(&error)))
+    }
+}
+
+impl StreamWish {
+    fn config(&self) -> Config {
+        let (retention, discard, bytes, age) = match self.retention {
+            Retention::Link { bytes } => (RetentionPolicy::Interest, DiscardPolicy::New, bytes as i64, Duration::ZERO),
+            Retention::Capture { bytes } => (RetentionPolicy::Limits, DiscardPolicy::New, bytes as i64, Duration::ZERO),
+            Retention::Outcome { bytes, age } => (RetentionPolicy::Limits, DiscardPolicy::Old, bytes as i64, age),
+            Retention::Changelog => (RetentionPolicy::Limits, DiscardPolicy::New, -1, Duration::ZERO),
+        };
+        Config {
+            name: self.name.clone(),
+            subjects: self.subjects.clone(),
+            retention,
+            discard,
+            max_bytes: bytes,
+            max_age: age,
+            max_messages: -1,
+            max_messages_per_subject: -1,
+            max_message_size: -1,
+            max_consumers: -1,
+            storage: StorageType::File,
+            num_replicas: 1,
+            duplicate_window: if age.is_zero() { DEDUPE_WINDOW } else { DEDUPE_WINDOW.min(age) },
+            allow_direct: true,
+            ..Default::default()
+        }
+    }
+}
+
+impl DurableWish {
+    fn config(&self) -> pull::Config {
+        let mut config = pull::Config {
+            durable_name: Some(self.name.clone()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            deliver_policy: DeliverPolicy::All,
+            max_deliver: MAX_DELIVER,
+            max_ack_pending: MAX_ACK_PENDING,
+            ..Default::default()
+        };
+        if self.pinned {
+            config.max_ack_pending = PINNED_ACK_PENDING;
+            config.priority_policy = PriorityPolicy::PinnedClient;
+            config.priority_groups = vec![WRITER_GROUP.into()];
+            config.priority_timeout = PIN_TIMEOUT;
+        }
+        config
+    }
+}
+
+/// Whether what is there is what is wanted, in what we set; the server fills in the rest.
+fn same(there: &Config, wanted: &Config) -> bool {
+    there.subjects == wanted.subjects
+        && there.retention == wanted.retention
+        && there.discard == wanted.discard
+        && there.max_bytes == wanted.max_bytes
+        && there.max_age == wanted.max_age
+        && there.duplicate_window == wanted.duplicate_window
+        && there.allow_direct == wanted.allow_direct
+}
+
+fn same_durable(there: &consumer::Config, wanted: &pull::Config) -> bool {
+    there.ack_wait == wanted.ack_wait
+        && there.max_deliver == wanted.max_deliver
+        && there.max_ack_pending == wanted.max_ack_pending
+        && there.priority_policy == wanted.priority_policy
+        && there.priority_timeout == wanted.priority_timeout
+}

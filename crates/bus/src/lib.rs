@@ -1,0 +1,19 @@
+//! NATS, and nothing else knows it: connections, streams, durables, tables, and the server that `up` starts.
+
+mod bus;
+mod headers;
+mod layout;
+pub mod names;
+mod publish;
+mod pull;
+mod read;
+pub mod server;
+mod table;
+
+pub use bus::{Bus, BusError, Credentials};
+pub use headers::Headers;
+pub use layout::{Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish};
+pub use publish::{Outgoing, PublishError, Stored};
+pub use pull::{Delivery, Pull};
+pub use read::{Record, Records};
+pub use table::{Entry, Follow};

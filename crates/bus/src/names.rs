@@ -1,0 +1,94 @@
+//! Names on the bus: streams `<pipeline>_<stage>`, subjects `<pipeline>.<link>.<site>.<key>[.<id>]`.
+
+use causeway_schemas::Id;
+
+/// The link name of `empty.v1`.
+pub const EMPTY: &str = "empty";
+/// The link name of dead letters.
+pub const DEAD: &str = "dead";
+/// The link name of changelogs.
+pub const LOG: &str = "log";
+/// The table of known people.
+pub const PEOPLE: &str = "people";
+/// The table of what the pipeline agrees on: epochs, generations.
+pub const CONTROL: &str = "control";
+/// The table of what every replica says of itself.
+pub const REPLICAS: &str = "replicas";
+/// The bucket of bodies that are too long for a message.
+const BODIES: &str = "bodies";
+
+/// The stream of a stage's link or outcomes, also `empty`, `dead`.
+pub fn stream(pipeline: &str, stage: &str) -> String {
+    format!("{pipeline}_{stage}")
+}
+
+/// The stream of a fold's changes.
+pub fn changelog(pipeline: &str, stage: &str) -> String {
+    format!("{pipeline}_{stage}_log")
+}
+
+/// The one subject of a fold's changes.
+pub fn changelog_subject(pipeline: &str, stage: &str) -> String {
+    format!("{pipeline}.{LOG}.{stage}")
+}
+
+/// The key-value bucket behind a table.
+pub fn bucket(pipeline: &str, table: &str) -> String {
+    format!("{pipeline}_{table}")
+}
+
+/// The object bucket for long bodies.
+pub fn bodies(pipeline: &str) -> String {
+    format!("{pipeline}_{BODIES}")
+}
+
+/// The stream that keeps the broker's advisories about messages given up on.
+pub fn advisories(pipeline: &str) -> String {
+    format!("{pipeline}_advisories")
+}
+
+/// All subjects of a link.
+pub fn link(pipeline: &str, link: &str) -> String {
+    format!("{pipeline}.{link}.>")
+}
+
+/// The subject of a message on a link, where the id is not part of it.
+pub fn subject(pipeline: &str, link: &str, site: &str, source: &str) -> String {
+    format!("{pipeline}.{link}.{site}.{}", token(source))
+}
+
+/// The subject of an outcome: ends in its id, which is what put-if-absent goes by.
+pub fn outcome(pipeline: &str, link: &str, site: &str, source: &str, id: Id) -> String {
+    format!("{}.{id}", subject(pipeline, link, site, source))
+}
+
+/// A text as one token of a subject or one key of a table: letters, digits, `-` and `_` as they are, everything else as `=XX`
+/// (percent-encoding with `=`, since `%` may not stand in a key of a table).
+pub fn token(text: &str) -> String {
+    let mut token = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => token.push(char::from(byte)),
+            _ => {
+                use std::fmt::Write as _;
+                let _ = write!(token, "={byte:02X}");
+            }
+        }
+    }
+    if token.is_empty() { "=".into() } else { token }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_is_one_token() {
+        assert_eq!(token("door-2"), "door-2");
+        assert_eq!(token("Barack Obama"), "Barack=20Obama");
+        assert_eq!(token("a.b>*"), "a=2Eb=3E=2A");
+        assert_eq!(token("ä"), "=C3=A4");
+        assert_eq!(token(""), "=");
+        assert_ne!(token("a=20"), token("a "));
+    }
+}

@@ -1,0 +1,138 @@
+use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{PublishError as JsPublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use causeway_schemas::header;
+use sha2::{Digest, Sha256};
+
+use crate::bus::error_chain;
+use crate::{Bus, names};
+
+/// A message to be stored.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// Its headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body.
+    pub body: Bytes,
+    /// Only if nothing is stored under this subject yet: an outcome.
+    pub if_absent: bool,
+}
+
+/// How a message came to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// As this message of the stream.
+    At(u64),
+    /// It was there already: the same id inside the dedupe window, or the same subject of an outcome.
+    Already,
+}
+
+/// Why a message was not stored, and so what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The stream is at its limit: wait and try again.
+    #[error("cannot store on {subject}: its stream is full")]
+    Full {
+        /// Where to.
+        subject: String,
+    },
+    /// No stream takes the subject: `apply` was not run, or for another pipeline.
+    #[error("cannot store on {subject}: no stream takes it; run `causeway apply`")]
+    NoStream {
+        /// Where to.
+        subject: String,
+    },
+    /// Another writer appended first.
+    #[error("cannot append to {subject}: another writer has")]
+    Fenced {
+        /// Where to.
+        subject: String,
+    },
+    /// No answer, or another error: it may or may not be stored; try again with the same id.
+    #[error("cannot tell whether {subject} was stored: {why}")]
+    Unsure {
+        /// Where to.
+        subject: String,
+        /// What the client said.
+        why: String,
+    },
+}
+
+/// Room for headers beside a body, bytes.
+const HEADER_ROOM: usize = 8 << 10;
+
+/// The server answers this for a full stream with `discard = new`: maximum bytes exceeded, maximum messages exceeded.
+const STREAM_STORE_FAILED: u64 = 10077;
+
+impl Bus {
+    /// Stores a message and waits for the ack. A body that is too long for a message goes to the object store first.
+    pub async fn publish(&self, outgoing: &Outgoing) -> Result<Stored, PublishError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &outgoing.headers {
+            headers.insert(*name, value.as_str());
+        }
+        if outgoing.if_absent {
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        }
+        let mut body = outgoing.body.clone();
+        if body.len() + HEADER_ROOM > self.max_payload() {
+            let reference = self.put_object(&outgoing.subject, &body).await?;
+            headers.insert(header::BODY, reference.as_str());
+            body = Bytes::new();
+        }
+        let message = PublishMessage::build().headers(headers).payload(body);
+        match self.send(&outgoing.subject, message).await {
+            Err(PublishError::Fenced { .. }) if outgoing.if_absent => Ok(Stored::Already),
+            other => other,
+        }
+    }
+
+    /// Appends a change to a changelog whose last sequence must be `last`.
+    pub(crate) async fn append_after(&self, subject: &str, last: u64, body: Bytes) -> Result<u64, PublishError> {
+        let message = PublishMessage::build().payload(body).expected_last_sequence(last);
+        match self.send(subject, message).await? {
+            Stored::At(sequence) => Ok(sequence),
+            Stored::Already => Err(PublishError::Fenced { subject: subject.into() }),
+        }
+    }
+
+    async fn send(&self, subject: &str, message: PublishMessage) -> Result<Stored, PublishError> {
+        let refuse = |error: JsPublishError| refusal(subject, &error);
+        let ack = self.js.send_publish(subject.to_owned(), message).await.map_err(refuse)?.await.map_err(refuse)?;
+        Ok(if ack.duplicate { Stored::Already } else { Stored::At(ack.sequence) })
+    }
+
+    async fn put_object(&self, subject: &str, body: &Bytes) -> Result<String, PublishError> {
+        let unsure = |why: &dyn std::error::Error| PublishError::Unsure {
+            subject: subject.into(),
+            why: format!("object store: {}", error_chain(why)),
+        };
+        let reference = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let bucket = names::bodies(&self.pipeline);
+        let store = self.js.get_object_store(bucket).await.map_err(|error| unsure(&error))?;
+        // The name is the content: what is there already is the same.
+        if store.info(&reference).await.is_err() {
+            store.put(reference.as_str(), &mut body.as_ref()).await.map_err(|error| unsure(&error))?;
+        }
+        Ok(reference)
+    }
+}
+
+fn refusal(subject: &str, error: &JsPublishError) -> PublishError {
+    let subject = subject.to_owned();
+    let code = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
+        .map(async_nats::jetstream::Error::error_code);
+    match (error.kind(), code) {
+        (PublishErrorKind::StreamNotFound, _) => PublishError::NoStream { subject },
+        (PublishErrorKind::WrongLastSequence, _) | (_, Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)) => {
+            PublishError::Fenced { subject }
+        }
+        (_, Some(code)) if code.0 == STREAM_STORE_FAILED => PublishError::Full { subject },
+        _ => PublishError::Unsure { subject, why: error_chain(error) },
+    }
+}

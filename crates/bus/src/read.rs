@@ -1,0 +1,144 @@
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+
+use crate::bus::error_chain;
+use crate::{Bus, BusError, Headers, PublishError, names};
+
+/// A stored message as a reader sees it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its subject.
+    pub subject: String,
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// When the broker stored it, Unix time in ns.
+    pub stored_at: u64,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its body; empty where only headers were asked for.
+    pub body: Bytes,
+    /// Length of its body as stored, bytes.
+    pub size: u64,
+}
+
+/// The server's header for the length of a body that it leaves out.
+const MESSAGE_SIZE: &str = "Nats-Msg-Size";
+
+/// Stored messages in order.
+pub type Records = BoxStream<'static, Result<Record, BusError>>;
+
+impl Bus {
+    /// Every message of `stream` from sequence `from` on that is stored now, in order; the bodies too unless `headers_only`.
+    /// A stream that does not exist has none.
+    pub async fn scan(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
+        let Some(state) = self.stream_state(stream).await? else { return Ok(futures::stream::empty().boxed()) };
+        let last = state.last_sequence;
+        if state.messages == 0 || last < from {
+            return Ok(futures::stream::empty().boxed());
+        }
+        let records = self.follow_from(stream, from, headers_only).await?;
+        // The last message may be gone by the time it would come (an interest stream, an outcome of old): the pending count
+        // that comes with each delivery says when there is nothing behind it.
+        // It ends with the last message, not when one more is asked for: that one may never come.
+        let next_of = move |records: Option<BoxStream<'static, Result<(Record, u64), BusError>>>| async move {
+            let mut records = records?;
+            let next = records.next().await?;
+            let is_last = next.as_ref().map_or(true, |(record, pending)| record.sequence >= last || *pending == 0);
+            Some((next.map(|(record, _)| record), (!is_last).then_some(records)))
+        };
+        Ok(futures::stream::unfold(Some(records), next_of).boxed())
+    }
+
+    /// Every message of `stream` from sequence `from` on, and those to come.
+    pub async fn follow(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
+        let records = self.follow_from(stream, from, headers_only).await?;
+        Ok(records.map(|next| next.map(|(record, _)| record)).boxed())
+    }
+
+    async fn follow_from(
+        &self,
+        stream: &str,
+        from: u64,
+        headers_only: bool,
+    ) -> Result<BoxStream<'static, Result<(Record, u64), BusError>>, BusError> {
+        let what = format!("read the stream {stream}");
+        let fail = |why: &dyn std::error::Error| BusError::request(what.clone(), error_chain(why));
+        let handle = self.js.get_stream(stream).await.map_err(|error| fail(&error))?;
+        let config = pull::OrderedConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+            headers_only,
+            ..Default::default()
+        };
+        let consumer = handle.create_consumer(config).await.map_err(|error| fail(&error))?;
+        let messages = consumer.messages().await.map_err(|error| fail(&error))?;
+        let records = messages.map(move |next| {
+            let message = next.map_err(|error| BusError::request(what.clone(), error_chain(&error)))?;
+            let (sequence, stored_at, pending) = {
+                let info = message.info().map_err(|error| BusError::request(what.clone(), error))?;
+                (info.stream_sequence, info.published.unix_timestamp_nanos(), info.pending)
+            };
+            let (message, _) = message.split();
+            let headers = Headers(message.headers.unwrap_or_default());
+            let size = headers.get(MESSAGE_SIZE).and_then(|size| size.parse().ok());
+            let record = Record {
+                size: size.unwrap_or(message.payload.len() as u64),
+                subject: message.subject.to_string(),
+                sequence,
+                stored_at: u64::try_from(stored_at).unwrap_or(0),
+                headers,
+                body: message.payload,
+            };
+            Ok((record, pending))
+        });
+        Ok(records.boxed())
+    }
+
+    /// Plain subscription: messages as they are published, none that were before; what any NATS client sees.
+    pub async fn subscribe(&self, subject: &str) -> Result<Records, BusError> {
+        let subscriber = self.client.subscribe(subject.to_owned()).await;
+        let subscriber = subscriber.map_err(|error| BusError::request(format!("subscribe {subject}"), error))?;
+        Ok(subscriber
+            .map(|message| {
+                Ok(Record {
+                    size: message.payload.len() as u64,
+                    subject: message.subject.to_string(),
+                    sequence: 0,
+                    stored_at: 0,
+                    headers: Headers(message.headers.unwrap_or_default()),
+                    body: message.payload,
+                })
+            })
+            .boxed())
+    }
+
+    /// The message at `sequence`, if it is still there.
+    pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Record>, BusError> {
+        let what = format!("read message {sequence} of the stream {stream}");
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(&what, error))?;
+        match handle.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(Record {
+                size: message.payload.len() as u64,
+                subject: message.subject.to_string(),
+                sequence: message.sequence,
+                stored_at: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
+                headers: Headers(message.headers),
+                body: message.payload,
+            })),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(BusError::request(what, error_chain(&error))),
+        }
+    }
+
+    /// Appends changes to a fold's changelog, each fenced by the one before; `last` is the last sequence this writer knows.
+    /// Gives the new last sequence.
+    pub async fn append(&self, stage: &str, last: u64, changes: Vec<Bytes>) -> Result<u64, PublishError> {
+        let subject = names::changelog_subject(&self.pipeline, stage);
+        let appends =
+            changes.into_iter().enumerate().map(|(place, body)| self.append_after(&subject, last + place as u64, body));
+        let sequences = futures::future::try_join_all(appends).await?;
+        Ok(sequences.last().copied().unwrap_or(last))
+    }
+}

@@ -1,0 +1,199 @@
+//! The server that `up` starts: a child process on a free loopback port, with its store in a folder.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+
+/// Longest message, bytes: the advised ceiling of NATS.
+const MAX_PAYLOAD: usize = 8 << 20;
+/// How long a server may take until it listens; a store of many gigabytes is read first.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often we look whether it listens.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The program is not there.
+    #[error(
+        "cannot find nats-server: looked at $CAUSEWAY_NATS_SERVER, beside this program and in PATH; `./dev build` brings it"
+    )]
+    NotFound,
+    /// It cannot be run.
+    #[error("cannot run {program}: {source}")]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended instead of listening.
+    #[error("cannot start nats-server: it ended with {status}; its last lines:\n{log}")]
+    Ended {
+        /// How it ended.
+        status: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// It does not listen.
+    #[error("cannot start nats-server: it does not listen after {0:?}; see {1}")]
+    Slow(Duration, PathBuf),
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    /// Starts a server named `site` with its store, configuration and log under `dir`. `port` is the one of the server that
+    /// was there before, so that clients find it again; any free one otherwise.
+    pub async fn start(site: &str, dir: &Path, port: Option<u16>) -> Result<Self, ServerError> {
+        let program = find().ok_or(ServerError::NotFound)?;
+        let write = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ServerError::Write { path, source }
+        };
+        let ports = dir.join("ports");
+        // A port file of an earlier server must not be taken for this one's.
+        match std::fs::remove_dir_all(&ports) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(write(&ports)(error)),
+            _ => std::fs::create_dir_all(&ports).map_err(write(&ports))?,
+        }
+        let config = dir.join("nats-server.conf");
+        std::fs::write(&config, configuration(site, dir, port)).map_err(write(&config))?;
+        let log = dir.join("nats-server.log");
+        let mut command = Command::new(&program);
+        command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.kill_on_drop(true);
+        die_with_parent(&mut command);
+        let mut child = command.spawn().map_err(|source| ServerError::Run { program, source })?;
+        let port = wait_until_listening(&mut child, &ports, &log).await?;
+        Ok(Self { child, port })
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id, while it lives.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits until it ends of its own accord.
+    pub async fn ended(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Asks it to end and waits; it writes what it holds.
+    pub async fn stop(mut self) {
+        if let Some(pid) = self.child.id() {
+            terminate(pid);
+        }
+        if tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+async fn wait_until_listening(child: &mut Child, ports: &Path, log: &Path) -> Result<u16, ServerError> {
+    let pid = child.id().unwrap_or_default();
+    let file = ports.join(format!("nats-server_{pid}.ports"));
+    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
+    loop {
+        if let Some(port) = std::fs::read_to_string(&file).ok().and_then(|text| port_of(&text)) {
+            return Ok(port);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let log = lines[lines.len().saturating_sub(5)..].join("\n");
+            return Err(ServerError::Ended { status: status.to_string(), log });
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(ServerError::Slow(START_TIMEOUT, log.into()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The client port out of the file that the server writes: `{"nats":["nats://127.0.0.1:4222"]}`.
+fn port_of(text: &str) -> Option<u16> {
+    let ports: serde_json::Value = serde_json::from_str(text).ok()?;
+    ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+/// Loopback only, whatever the site: other machines come in through a server that its operator configured.
+fn configuration(site: &str, dir: &Path, port: Option<u16>) -> String {
+    let quote = |path: &Path| format!("{:?}", path.display().to_string());
+    format!(
+        "# Written by causeway at every start.\n\
+         listen: \"127.0.0.1:{port}\"\n\
+         server_name: \"{site}\"\n\
+         ports_file_dir: {ports}\n\
+         log_file: {log}\n\
+         logfile_size_limit: 10MB\n\
+         max_payload: {MAX_PAYLOAD}\n\
+         jetstream {{ store_dir: {store} }}\n",
+        port = port.map_or(-1, i32::from),
+        ports = quote(&dir.join("ports")),
+        log = quote(&dir.join("nats-server.log")),
+        store = quote(&dir.join("store")),
+    )
+}
+
+fn find() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("CAUSEWAY_NATS_SERVER") {
+        return Some(path.into()).filter(|path: &PathBuf| path.is_file());
+    }
+    let beside = std::env::current_exe().ok()?.with_file_name("nats-server");
+    let in_path = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|path| std::env::split_paths(&path).map(|dir| dir.join("nats-server")).collect::<Vec<_>>());
+    std::iter::once(beside).chain(in_path).find(|path| path.is_file())
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: u32) {
+    use nix::sys::signal::{Signal, kill};
+    let _ = kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGTERM);
+}
+
+/// A child that ends with its parent, also when the parent is killed. The kernel watches the parent *thread*: call it from one
+/// that lives as long as the process.
+#[cfg_attr(
+    target_os = "linux",
+    expect(unsafe_code, reason = "prctl between fork and exec: one async-signal-safe call")
+)]
+pub fn die_with_parent(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the closure runs in the forked child and makes one async-signal-safe system call.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)
+        });
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+}

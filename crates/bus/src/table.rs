@@ -1,0 +1,161 @@
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{self, Operation};
+use bytes::Bytes;
+use futures::StreamExt as _;
+
+use crate::bus::error_chain;
+use crate::{Bus, BusError, names};
+
+/// One entry of a table.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The key, encoded as one token.
+    pub key: String,
+    /// The value.
+    pub value: Bytes,
+    /// The table's revision that set it.
+    pub revision: u64,
+    /// When it was set by the broker's clock, Unix time in ns.
+    pub stored_at: u64,
+}
+
+/// What a follower of a table is told.
+#[derive(Debug)]
+pub enum Follow {
+    /// A key was set.
+    Put(Entry),
+    /// A key was removed.
+    Removed {
+        /// The key.
+        key: String,
+        /// The table's revision that removed it.
+        revision: u64,
+    },
+    /// All that was there when following began has been told.
+    Loaded,
+}
+
+/// Pause before a table is followed anew.
+const RENEW_PAUSE: Duration = Duration::from_millis(500);
+
+impl Bus {
+    async fn store(&self, table: &str) -> Result<kv::Store, BusError> {
+        let bucket = names::bucket(&self.pipeline, table);
+        let store = self.js.get_key_value(&bucket).await;
+        store.map_err(|error| {
+            BusError::request(format!("open the table {bucket} (run `causeway apply`)"), error_chain(&error))
+        })
+    }
+
+    /// Sets a key.
+    pub async fn table_put(&self, table: &str, key: &str, value: Bytes) -> Result<u64, BusError> {
+        let put = self.store(table).await?.put(key, value).await;
+        put.map_err(|error| BusError::request(format!("set {key} in the table {table}"), error_chain(&error)))
+    }
+
+    /// Sets a key that has `revision` now (0: does not exist). `None`: another writer was first.
+    pub async fn table_swap(
+        &self,
+        table: &str,
+        key: &str,
+        value: Bytes,
+        revision: u64,
+    ) -> Result<Option<u64>, BusError> {
+        match self.store(table).await?.update(key, value, revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if matches!(error.kind(), kv::UpdateErrorKind::WrongLastRevision) => Ok(None),
+            Err(error) => Err(BusError::request(format!("set {key} in the table {table}"), error_chain(&error))),
+        }
+    }
+
+    /// Removes a key, with its history.
+    pub async fn table_remove(&self, table: &str, key: &str) -> Result<(), BusError> {
+        let purge = self.store(table).await?.purge(key).await;
+        purge.map_err(|error| BusError::request(format!("remove {key} from the table {table}"), error_chain(&error)))
+    }
+
+    /// The value of a key and its revision.
+    pub async fn table_get(&self, table: &str, key: &str) -> Result<Option<Entry>, BusError> {
+        let entry = self.store(table).await?.entry(key).await;
+        let entry = entry
+            .map_err(|error| BusError::request(format!("read {key} of the table {table}"), error_chain(&error)))?;
+        Ok(entry.filter(|entry| entry.operation == Operation::Put).map(Into::into))
+    }
+
+    /// All entries of a table.
+    pub async fn table_entries(&self, table: &str) -> Result<Vec<Entry>, BusError> {
+        let mut entries = Vec::new();
+        self.follow_table_once(table, &mut |follow| match follow {
+            Follow::Put(entry) => {
+                entries.retain(|known: &Entry| known.key != entry.key);
+                entries.push(entry);
+                true
+            }
+            Follow::Removed { key, .. } => {
+                entries.retain(|known| known.key != key);
+                true
+            }
+            Follow::Loaded => false,
+        })
+        .await?;
+        Ok(entries)
+    }
+
+    /// Tells `told` every entry of a table, that it is loaded, and every change; renews itself; ends never.
+    pub async fn follow_table(&self, table: &str, mut told: impl FnMut(Follow) + Send) {
+        loop {
+            let mut told = |follow| {
+                told(follow);
+                true
+            };
+            if let Err(error) = self.follow_table_once(table, &mut told).await {
+                tracing::warn!(table, %error, "table not followed; trying again");
+            }
+            tokio::time::sleep(RENEW_PAUSE).await;
+        }
+    }
+
+    /// Follows until `told` says no more.
+    async fn follow_table_once(
+        &self,
+        table: &str,
+        told: &mut (dyn FnMut(Follow) -> bool + Send),
+    ) -> Result<(), BusError> {
+        let fail = |why: String| BusError::request(format!("follow the table {table}"), why);
+        let store = self.store(table).await?;
+        let bucket = format!("KV_{}", names::bucket(&self.pipeline, table));
+        let state = self.stream_state(&bucket).await?;
+        let until = state.filter(|state| state.messages > 0).map_or(0, |state| state.last_sequence);
+        let mut loaded = until == 0;
+        if loaded && !told(Follow::Loaded) {
+            return Ok(());
+        }
+        let mut watch = store.watch_with_history(">").await.map_err(|error| fail(error_chain(&error)))?;
+        while let Some(entry) = watch.next().await {
+            let entry = entry.map_err(|error| fail(error_chain(&error)))?;
+            let revision = entry.revision;
+            let follow = match entry.operation {
+                Operation::Put => Follow::Put(entry.into()),
+                Operation::Delete | Operation::Purge => Follow::Removed { key: entry.key, revision },
+            };
+            if !told(follow) {
+                return Ok(());
+            }
+            if !loaded && revision >= until {
+                loaded = true;
+                if !told(Follow::Loaded) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(fail("the watch ended".into()))
+    }
+}
+
+impl From<kv::Entry> for Entry {
+    fn from(entry: kv::Entry) -> Self {
+        let stored_at = u64::try_from(entry.created.unix_timestamp_nanos()).unwrap_or(0);
+        Self { key: entry.key, value: entry.value, revision: entry.revision, stored_at }
+    }
+}
