@@ -1,0 +1,22 @@
+//! Pictures: the only crate that knows image formats and how a pixel is sampled.
+//!
+//! A [`Picture`] is upright, 8 bits a channel, red green blue, row by row from the top left, without padding.
+
+mod decode;
+mod error;
+mod picture;
+mod resize;
+mod sharpness;
+mod thumbnail;
+mod warp;
+
+#[cfg(test)]
+mod bad_images;
+
+pub use decode::{Format, Probe, decode, probe};
+pub use error::ImageError;
+pub use picture::Picture;
+pub use resize::resize;
+pub use sharpness::sharpness;
+pub use thumbnail::thumbnail;
+pub use warp::{Affine, warp};
