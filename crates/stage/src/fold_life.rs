@@ -1,0 +1,264 @@
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use causeway_bus::{BusError, Delivery, PublishError, Pull, names};
+use causeway_schemas::{Codec, Id, Message, decode_body, encode};
+use futures::StreamExt as _;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::env::{self, Env};
+use crate::held::{Held, Holding};
+use crate::outcomes;
+use crate::stage_life::{Done, Verdict, finish, read};
+use crate::{Failure, Fold};
+
+/// What a `main` of a fold says.
+pub fn fold_main<F: Fold>() -> ExitCode {
+    env::main(F::NAME, live::<F>)
+}
+
+/// Pause before an input that could not be handled now comes again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// After this long without an append another writer may have been at work: the changelog is looked at first.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// One writer: restores its state from the changelog, then appends each batch of changes before it acks their inputs. Every
+/// append names the sequence before it, so that a second writer, or one that slept, is refused by the server.
+async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
+    let mut writer = Writer::<F>::start(&env).await?;
+    env.load_tables().await?;
+    writer.catch_up().await?;
+    let holding = Holding::new(Arc::clone(&env.status));
+    let [from] = &env.spec.from[..] else {
+        anyhow::bail!("a fold takes from one stage; [stage.{}] takes from {}", env.spec.name, env.spec.from.len());
+    };
+    let mut pull = Pull::pinned(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name);
+    pull.check().await?;
+    let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
+    env.status.set_ready();
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = env.stop.cancelled() => break,
+            batch = next_batch(&env, &mut pull) => batch,
+        };
+        let mut held = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            match env.bus.body(&delivery.headers, delivery.body.clone()).await {
+                Ok(body) => held.push(holding.hold(delivery, body, &env.spec.site)),
+                Err(error) => {
+                    tracing::warn!(%error, "body not fetched; the message comes again");
+                    delivery.retry_after(RETRY_PAUSE).await;
+                }
+            }
+        }
+        writer.handle(held).await?;
+    }
+    env.status.set_draining();
+    writer.finishing.close();
+    if tokio::time::timeout(env.args.drain, writer.finishing.wait()).await.is_err() {
+        tracing::warn!(deadline = ?env.args.drain, "not drained in time; what is held comes again elsewhere");
+    }
+    alive.abort();
+    Ok(())
+}
+
+/// The first delivery as soon as there is one, more as they come within the batch's wait.
+async fn next_batch(env: &Env, pull: &mut Pull) -> Vec<Delivery> {
+    let mut batch = vec![pull.next().await];
+    let deadline = tokio::time::sleep(env.spec.batch.wait);
+    tokio::pin!(deadline);
+    while batch.len() < env.spec.batch.max {
+        tokio::select! {
+            biased;
+            delivery = pull.next() => batch.push(delivery),
+            () = &mut deadline => break,
+        }
+    }
+    batch
+}
+
+struct Writer<F: Fold> {
+    env: Arc<Env>,
+    state: State<F>,
+    /// The last sequence of the changelog that the state knows.
+    last: u64,
+    appended_at: Instant,
+    /// Inputs whose change is appended and whose output is being stored.
+    finishing: TaskTracker,
+}
+
+/// An input with the change it makes, or why it makes none.
+struct Decided<F: Fold> {
+    held: Arc<Held>,
+    change: Result<F::Change, Verdict>,
+    /// Whether the change was there before.
+    known: bool,
+    output: Option<F::Output>,
+}
+
+impl<F: Fold> Writer<F> {
+    async fn start(env: &Arc<Env>) -> anyhow::Result<Self> {
+        let state = State::start(env).await?;
+        let finishing = TaskTracker::new();
+        Ok(Self { env: Arc::clone(env), state, last: 0, appended_at: Instant::now(), finishing })
+    }
+
+    /// Applies what the changelog has beyond what the state knows, however long the broker is away.
+    async fn catch_up(&mut self) -> anyhow::Result<()> {
+        while let Err(error) = self.read_changelog().await {
+            match error.downcast_ref::<BusError>() {
+                Some(_) => tracing::warn!(error = format!("{error:#}"), "changelog not read; trying again"),
+                None => return Err(error),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn read_changelog(&mut self) -> anyhow::Result<()> {
+        let stream = names::changelog(&self.env.pipeline.name, &self.env.spec.name);
+        let before = self.env.bus.stream_state(&stream).await?;
+        let before = before.with_context(|| format!("cannot find the changelog {stream}; run `causeway apply`"))?;
+        let mut records = self.env.bus.scan(&stream, self.last + 1, false).await?;
+        let mut count = 0_u64;
+        while let Some(record) = records.next().await {
+            let record = record?;
+            let change: F::Change = decode_body(&record.body, Codec::Bincode).map_err(|why| {
+                anyhow!("cannot restore [stage.{}]: change {} of {stream}: {why}", self.env.spec.name, record.sequence)
+            })?;
+            self.state.run(move |fold| fold.apply(&change)).await?;
+            self.last = record.sequence;
+            count += 1;
+        }
+        // A changelog that was emptied goes on from its old number.
+        self.last = self.last.max(before.last_sequence);
+        if count > 0 {
+            tracing::info!(changes = count, last = self.last, "state restored");
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, held: Vec<Arc<Held>>) -> anyhow::Result<()> {
+        if self.appended_at.elapsed() > FRESH {
+            self.catch_up().await?;
+        }
+        loop {
+            let decided = self.decide(held.clone()).await?;
+            let Err(error) = self.append(&decided).await else {
+                for one in decided {
+                    self.finishing.spawn(finish(Arc::clone(&self.env), self.done(one)));
+                }
+                return Ok(());
+            };
+            // The state has changes that the changelog has not: it is made anew. Known inputs are only answered again.
+            tracing::warn!(%error, "changes not appended; the state is restored from the changelog");
+            self.state = State::start(&self.env).await?;
+            self.last = 0;
+            self.catch_up().await?;
+        }
+    }
+
+    /// Decides and applies each input in turn, since the next decision needs the state that this one makes.
+    async fn decide(&mut self, held: Vec<Arc<Held>>) -> anyhow::Result<Vec<Decided<F>>> {
+        let began = Instant::now();
+        let decided = self.state.run(move |fold| held.into_iter().map(|held| decide_one(fold, held)).collect()).await;
+        self.env.status.processed(began.elapsed());
+        decided
+    }
+
+    async fn append(&mut self, decided: &[Decided<F>]) -> Result<(), PublishError> {
+        let new = decided.iter().filter(|one| !one.known);
+        let changes = new.filter_map(|one| one.change.as_ref().ok());
+        let changes: Vec<Bytes> = changes.map(|change| encode(change, Codec::Bincode).into()).collect();
+        if !changes.is_empty() {
+            self.last = self.env.bus.append(&self.env.spec.name, self.last, changes).await?;
+            self.appended_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn done(&self, decided: Decided<F>) -> Done {
+        let Decided { held, change, output, .. } = decided;
+        let Env { pipeline, spec, .. } = &*self.env;
+        let verdict = match (change, output, &held.meta) {
+            (Err(verdict), _, _) => verdict,
+            (Ok(_), Some(output), Ok(parent)) => {
+                let meta = parent.child(&spec.name, F::Output::kind(), 0, 1);
+                let output = outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, &output);
+                Verdict::Outputs { outputs: vec![output], empty: false }
+            }
+            _ => Verdict::Reject { reason: "unanswered", detail: "the fold gave no output".into() },
+        };
+        Done { held, verdict }
+    }
+}
+
+fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>) -> Decided<F> {
+    let input = match read::<F::Input>(&held) {
+        Ok(input) => input,
+        Err(verdict) => return Decided { held, change: Err(verdict), known: false, output: None },
+    };
+    let id: Id = held.id();
+    if let Some(change) = fold.known(id) {
+        let output = Some(fold.output(&change));
+        return Decided { held, change: Ok(change), known: true, output };
+    }
+    match fold.decide(id, &input) {
+        Ok(change) => {
+            fold.apply(&change);
+            let output = Some(fold.output(&change));
+            Decided { held, change: Ok(change), known: false, output }
+        }
+        Err(Failure::Reject(detail)) => {
+            let change = Err(Verdict::Reject { reason: "rejected", detail });
+            Decided { held, change, known: false, output: None }
+        }
+        Err(Failure::Retry(why)) => {
+            let change = Err(Verdict::Retry { why, pause: RETRY_PAUSE });
+            Decided { held, change, known: false, output: None }
+        }
+    }
+}
+
+/// The fold on a thread of its own.
+struct State<F> {
+    calls: mpsc::Sender<Call<F>>,
+}
+
+type Call<F> = Box<dyn FnOnce(&mut F) + Send>;
+
+impl<F: Fold> State<F> {
+    async fn start(env: &Arc<Env>) -> anyhow::Result<Self> {
+        let (calls, called) = mpsc::channel::<Call<F>>();
+        let (built, is_built) = oneshot::channel();
+        let env = Arc::clone(env);
+        std::thread::Builder::new().name(F::NAME.into()).spawn(move || {
+            let options = env.spec.options::<F::Options>().map_err(|why| anyhow!(why));
+            match options.and_then(|options| F::new(options, &env.ctx)) {
+                Ok(mut fold) => {
+                    let _ = built.send(Ok(()));
+                    called.iter().for_each(|call| call(&mut fold));
+                }
+                Err(error) => {
+                    let _ = built.send(Err(error));
+                }
+            }
+        })?;
+        is_built.await??;
+        Ok(Self { calls })
+    }
+
+    async fn run<T: Send + 'static>(&self, call: impl FnOnce(&mut F) -> T + Send + 'static) -> anyhow::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let call = move |fold: &mut F| {
+            let _ = answer.send(call(fold));
+        };
+        self.calls.send(Box::new(call)).map_err(|_| anyhow!("the fold's thread has ended"))?;
+        answered.await.map_err(|_| anyhow!("the fold panicked"))
+    }
+}

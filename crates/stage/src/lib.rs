@@ -1,0 +1,25 @@
+//! What a stage is, and how one lives: the only crate that knows batches, acks, drain and health.
+
+mod args;
+mod context;
+mod contract;
+mod env;
+mod fold_life;
+mod health;
+mod held;
+mod metrics;
+mod outcomes;
+mod source_life;
+mod stage_life;
+mod telemetry;
+
+pub use args::{Args, LogFormat};
+pub use context::{Context, Live};
+pub use contract::{Answer, Captured, Failure, Fold, Source, Stage, Table, Unreadable};
+pub use env::{EXIT_HUNG, EXIT_PIPELINE};
+pub use fold_life::fold_main;
+pub use metrics::Heartbeat;
+pub use outcomes::{now_ns, outcome_of, outcome_streams, read_ledger};
+pub use source_life::source_main;
+pub use stage_life::stage_main;
+pub use telemetry::Telemetry;

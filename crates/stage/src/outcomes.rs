@@ -1,0 +1,115 @@
+//! Outcomes as the runtime writes and reads them: empties, dead letters, and which captured items are complete.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use causeway_bus::{Bus, BusError, Outgoing, names};
+use causeway_pipelines::{Ledger, Outcome, Pipeline};
+use causeway_schemas::{Capture, Codec, DeadLetter, Empty, Id, Message, Meta, encode, header};
+use futures::StreamExt as _;
+
+/// Where a message's children go: the site of its capture and the name of its source, as they stand in its subject.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) site: String,
+    pub(crate) key: String,
+}
+
+impl Place {
+    /// Out of `<pipeline>.<link>.<site>.<key>…`; what a stranger published elsewhere is `unknown`.
+    pub(crate) fn of(subject: &str) -> Self {
+        let mut tokens = subject.split('.').skip(2);
+        let mut token = || tokens.next().filter(|token| !token.is_empty()).unwrap_or("unknown").to_owned();
+        Self { site: token(), key: token() }
+    }
+
+    fn subject(&self, pipeline: &str, link: &str) -> String {
+        format!("{pipeline}.{link}.{}.{}", self.site, self.key)
+    }
+}
+
+/// An output of a stage, ready to be stored: on a link, or as an outcome where nobody takes it.
+pub(crate) fn output<M: Message>(
+    pipeline: &Pipeline,
+    stage: &str,
+    link: &str,
+    place: &Place,
+    meta: &Meta,
+    message: &M,
+) -> Outgoing {
+    let last = pipeline.is_final(stage);
+    let codec = if last { Codec::Json } else { Codec::Bincode };
+    outgoing(&place.subject(&pipeline.name, link), meta, codec, encode(message, codec), last)
+}
+
+/// The `empty.v1` of an input that rightly gave nothing.
+pub(crate) fn empty(
+    pipeline: &Pipeline,
+    stage: &str,
+    place: &Place,
+    parent: &Meta,
+    capture: Capture,
+    reason: &str,
+    detail: String,
+) -> Outgoing {
+    let meta = parent.child(stage, Empty::kind(), 0, 1);
+    let message = Empty { capture, stage: stage.into(), reason: reason.into(), detail };
+    let subject = place.subject(&pipeline.name, names::EMPTY);
+    outgoing(&subject, &meta, Codec::Json, encode(&message, Codec::Json), true)
+}
+
+/// A dead letter. Its id is that of the message it sets aside.
+pub(crate) fn dead(pipeline: &str, place: &Place, meta: &Meta, letter: &DeadLetter) -> Outgoing {
+    let subject = place.subject(pipeline, names::DEAD);
+    let meta = Meta { kind: DeadLetter::KIND.into(), stage: letter.stage.clone(), ..meta.clone() };
+    // Two stages can set the same message aside, each for its own takers: the stage is part of the subject.
+    let subject = format!("{subject}.{}", letter.stage);
+    let mut outgoing = outgoing(&subject, &meta, Codec::Json, encode(letter, Codec::Json), true);
+    if let Some((_, value)) = outgoing.headers.iter_mut().find(|(name, _)| *name == header::MSG_ID) {
+        *value = format!("{value}.{}", letter.stage);
+    }
+    outgoing
+}
+
+fn outgoing(subject: &str, meta: &Meta, codec: Codec, body: Vec<u8>, last: bool) -> Outgoing {
+    let mut headers = meta.to_headers();
+    headers.push((header::CONTENT_TYPE, codec.content_type().into()));
+    let subject = if last { format!("{subject}.{}", meta.id) } else { subject.to_owned() };
+    Outgoing { subject, headers, body: Bytes::from(body), if_absent: last }
+}
+
+/// What the headers of a message that nobody can read stand in for.
+pub(crate) fn meta_of_unreadable(id: Id) -> Meta {
+    Meta::captured(id, "unknown", DeadLetter::KIND.into(), 0)
+}
+
+/// Unix time in ns.
+pub fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as u64)
+}
+
+/// The streams that outcomes of this pipeline are in: each final stage's, the empties', the dead letters'.
+pub fn outcome_streams(pipeline: &Pipeline) -> Vec<String> {
+    let finals = pipeline.stages.iter().map(|stage| stage.name.as_str()).filter(|name| pipeline.is_final(name));
+    finals.chain([names::EMPTY, names::DEAD]).map(|name| names::stream(&pipeline.name, name)).collect()
+}
+
+/// The ledger of all outcomes that are stored now.
+pub async fn read_ledger(bus: &Bus, pipeline: &Pipeline) -> Result<Ledger, BusError> {
+    let mut ledger = Ledger::new(pipeline);
+    for stream in outcome_streams(pipeline) {
+        let mut records = bus.scan(&stream, 1, true).await?;
+        while let Some(record) = records.next().await {
+            if let Some(outcome) = outcome_of(&record?.headers) {
+                ledger.outcome(&outcome);
+            }
+        }
+    }
+    Ok(ledger)
+}
+
+/// What the headers of an outcome say to a ledger.
+pub fn outcome_of(headers: &causeway_bus::Headers) -> Option<Outcome> {
+    let meta = headers.meta().ok()?;
+    Some(Outcome { root: meta.root, stage: meta.stage, part: meta.part })
+}

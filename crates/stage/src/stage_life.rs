@@ -1,0 +1,358 @@
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail};
+use causeway_bus::{Outgoing, Pull, names};
+use causeway_schemas::{Capture, DecodeError, Message, decode};
+use tokio::sync::mpsc as tokio_mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::env::{self, EXIT_HUNG, Env};
+use crate::held::{Held, Holding};
+use crate::metrics::Count;
+use crate::outcomes;
+use crate::{Answer, Failure, Stage};
+
+/// What a `main` of a stage says.
+pub fn stage_main<S: Stage>() -> ExitCode {
+    env::main(S::NAME, live::<S>)
+}
+
+/// Pause before a message that could not be handled now comes again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before a message that needs a newer reader is looked at again.
+const NEWER_PAUSE: Duration = Duration::from_secs(30);
+/// Fewest messages that are held at once, so that small batches do not starve the workers.
+const MIN_HELD: usize = 16;
+
+/// How often it is looked whether a batch takes too long.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// What became of one input.
+pub(crate) struct Done {
+    pub(crate) held: Arc<Held>,
+    pub(crate) verdict: Verdict,
+}
+
+#[derive(Clone)]
+pub(crate) enum Verdict {
+    /// Store these, then ack.
+    Outputs {
+        outputs: Vec<Outgoing>,
+        empty: bool,
+    },
+    Reject {
+        reason: &'static str,
+        detail: String,
+    },
+    Retry {
+        why: String,
+        pause: Duration,
+    },
+}
+
+/// Pull, process, publish, ack, drain.
+async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
+    let holding = Holding::new(Arc::clone(&env.status));
+    let (work, worked) = mpsc::channel::<Arc<Held>>();
+    let (done, mut finished) = tokio_mpsc::unbounded_channel::<Done>();
+    let workers = start_workers::<S>(&env, worked, &done).await?;
+    drop(done);
+    env.load_tables().await?;
+    let mut pulls = Vec::new();
+    for from in &env.spec.from {
+        let held = MIN_HELD.max(2 * env.spec.workers * env.spec.batch.max);
+        let mut pull = Pull::shared(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name, held);
+        pull.check().await?;
+        pulls.push(pull);
+    }
+    let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
+    let fetching = TaskTracker::new();
+    for pull in pulls {
+        fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), work.clone()));
+    }
+    drop(work);
+    fetching.close();
+    env.status.set_ready();
+
+    let finishing = TaskTracker::new();
+    let drained = async {
+        // Ends when every fetcher has stopped (the workers' channel closes), and with it every worker.
+        while let Some(done) = finished.recv().await {
+            finishing.spawn(finish(Arc::clone(&env), done));
+        }
+        finishing.close();
+        finishing.wait().await;
+    };
+    tokio::pin!(drained);
+    tokio::select! {
+        () = &mut drained => {}
+        () = env.stop.cancelled() => {
+            env.status.set_draining();
+            if tokio::time::timeout(env.args.drain, &mut drained).await.is_err() {
+                tracing::warn!(deadline = ?env.args.drain, "not drained in time; what is held comes again elsewhere");
+            }
+        }
+    }
+    alive.abort();
+    // A worker that ended of its own accord ended by an error that nobody else would tell.
+    if !env.stop.is_cancelled() {
+        for worker in workers {
+            worker.join().map_err(|panic| anyhow!("a worker ended: {}", panic_text(panic.as_ref())))??;
+        }
+        bail!("the workers ended");
+    }
+    Ok(())
+}
+
+async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, work: mpsc::Sender<Arc<Held>>) {
+    loop {
+        let delivery = tokio::select! {
+            biased;
+            () = env.stop.cancelled() => return,
+            delivery = pull.next() => delivery,
+        };
+        match env.bus.body(&delivery.headers, delivery.body.clone()).await {
+            Ok(body) => {
+                if work.send(holding.hold(delivery, body, &env.spec.site)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "body not fetched; the message comes again");
+                delivery.retry_after(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+type WorkerHandle = std::thread::JoinHandle<anyhow::Result<()>>;
+
+/// Starts the workers; returns when each has built its stage.
+async fn start_workers<S: Stage>(
+    env: &Arc<Env>,
+    worked: mpsc::Receiver<Arc<Held>>,
+    done: &tokio_mpsc::UnboundedSender<Done>,
+) -> anyhow::Result<Vec<WorkerHandle>> {
+    let inputs = Arc::new(Mutex::new(worked));
+    let mut workers = Vec::new();
+    for number in 0..env.spec.workers {
+        let (built, is_built) = tokio::sync::oneshot::channel();
+        let watch = Watch::default();
+        tokio::spawn(watch.clone().watch(env.spec.name.clone()));
+        let (env, inputs, done) = (Arc::clone(env), Arc::clone(&inputs), done.clone());
+        let worker = std::thread::Builder::new().name(format!("{}-{number}", S::NAME)).spawn(move || {
+            let stage = match build::<S>(&env) {
+                Ok(stage) => {
+                    let _ = built.send(Ok(()));
+                    stage
+                }
+                Err(error) => {
+                    let _ = built.send(Err(error));
+                    return Ok(());
+                }
+            };
+            Worker { env, stage, watch }.work(&inputs, &done)
+        })?;
+        is_built.await??;
+        workers.push(worker);
+    }
+    Ok(workers)
+}
+
+fn build<S: Stage>(env: &Env) -> anyhow::Result<S> {
+    let options = env.spec.options::<S::Options>().map_err(|why| anyhow!(why))?;
+    S::new(options, &env.ctx)
+}
+
+/// One instance of a stage on its thread.
+struct Worker<S> {
+    env: Arc<Env>,
+    stage: S,
+    watch: Watch,
+}
+
+impl<S: Stage> Worker<S> {
+    fn work(
+        mut self,
+        inputs: &Mutex<mpsc::Receiver<Arc<Held>>>,
+        done: &tokio_mpsc::UnboundedSender<Done>,
+    ) -> anyhow::Result<()> {
+        loop {
+            let batch = {
+                let inputs = inputs.lock().map_err(|_| anyhow!("another worker ended while it waited"))?;
+                next_batch(&inputs, self.env.spec.batch.max, self.env.spec.batch.wait)
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for one in self.handle(batch)? {
+                let _ = done.send(one);
+            }
+        }
+    }
+
+    fn handle(&mut self, batch: Vec<Arc<Held>>) -> anyhow::Result<Vec<Done>> {
+        let mut done = Vec::with_capacity(batch.len());
+        let (mut ready, mut inputs) = (Vec::new(), Vec::new());
+        for held in batch {
+            match read::<S::Input>(&held) {
+                Ok(input) => {
+                    ready.push(held);
+                    inputs.push(input);
+                }
+                Err(verdict) => done.push(Done { held, verdict }),
+            }
+        }
+        if inputs.is_empty() {
+            return Ok(done);
+        }
+        let count = inputs.len();
+        match self.process(inputs) {
+            Ok(replies) => {
+                let verdicts =
+                    ready.iter().zip(replies).map(|(held, reply)| self.verdict(held, reply)).collect::<Vec<_>>();
+                done.extend(ready.into_iter().zip(verdicts).map(|(held, verdict)| Done { held, verdict }));
+            }
+            Err(panic) if count == 1 => {
+                self.stage = build::<S>(&self.env)?;
+                let verdict = Verdict::Reject { reason: "panicked", detail: panic };
+                done.extend(ready.into_iter().map(|held| Done { held, verdict: verdict.clone() }));
+            }
+            Err(panic) => {
+                tracing::error!(panic, count, "a batch panicked; each message of it is tried alone");
+                self.stage = build::<S>(&self.env)?;
+                for held in ready {
+                    done.extend(self.handle(vec![held])?);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Runs `process`; an error is the text of a panic.
+    fn process(&mut self, inputs: Vec<S::Input>) -> Result<Vec<Reply<S::Output>>, String> {
+        let captures: Vec<_> = inputs.iter().map(|input| input.capture().clone()).collect();
+        let count = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
+        let began = Instant::now();
+        self.watch.set(Some(began + self.env.spec.max_process * count));
+        let answers = catch_unwind(AssertUnwindSafe(|| self.stage.process(inputs)));
+        self.watch.set(None);
+        self.env.status.processed(began.elapsed());
+        let mut answers = answers.map_err(|panic| panic_text(panic.as_ref()))?.into_iter();
+        Ok(captures.into_iter().map(|capture| Reply { capture, answer: answers.next() }).collect())
+    }
+
+    /// What a reply asks of the broker.
+    fn verdict(&self, held: &Held, reply: Reply<S::Output>) -> Verdict {
+        let Env { pipeline, spec, .. } = &*self.env;
+        let Ok(parent) = &held.meta else { return no_answer() };
+        let nothing = |reason: &str, detail| {
+            let empty = outcomes::empty(pipeline, &spec.name, &held.place, parent, reply.capture, reason, detail);
+            Verdict::Outputs { outputs: vec![empty], empty: true }
+        };
+        match reply.answer {
+            None => no_answer(),
+            Some(Ok(Answer::Nothing { reason, detail })) => nothing(reason, detail),
+            Some(Ok(Answer::Messages(messages))) if messages.is_empty() => nothing("nothing", String::new()),
+            Some(Ok(Answer::Messages(messages))) => {
+                let count = messages.len();
+                let outputs = messages.iter().enumerate().map(|(index, message)| {
+                    let meta = parent.child(&spec.name, S::Output::kind(), index, count);
+                    outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, message)
+                });
+                Verdict::Outputs { outputs: outputs.collect(), empty: false }
+            }
+            Some(Err(Failure::Reject(detail))) => Verdict::Reject { reason: "rejected", detail },
+            Some(Err(Failure::Retry(why))) => Verdict::Retry { why, pause: RETRY_PAUSE },
+        }
+    }
+}
+
+/// What `process` said of one input.
+struct Reply<O> {
+    capture: Capture,
+    /// None when it said less than it was asked.
+    answer: Option<Result<Answer<O>, Failure>>,
+}
+
+fn no_answer() -> Verdict {
+    Verdict::Reject { reason: "unanswered", detail: "the stage gave no result for this input".into() }
+}
+
+/// Up to `max` inputs: the first as soon as there is one, more as they come within `wait`. Empty: there will be none.
+fn next_batch(inputs: &mpsc::Receiver<Arc<Held>>, max: usize, wait: Duration) -> Vec<Arc<Held>> {
+    let Ok(first) = inputs.recv() else { return Vec::new() };
+    let mut batch = vec![first];
+    let deadline = Instant::now() + wait;
+    while batch.len() < max {
+        match inputs.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(held) => batch.push(held),
+            Err(_) => break,
+        }
+    }
+    batch
+}
+
+/// The message in an input, or what becomes of an input that holds none.
+pub(crate) fn read<M: Message>(held: &Held) -> Result<M, Verdict> {
+    if let Err(error) = &held.meta {
+        return Err(Verdict::Reject { reason: "bad-headers", detail: error.to_string() });
+    }
+    let headers = &held.delivery.headers;
+    decode(headers.kind(), headers.codec(), &held.body).map_err(|error| match error {
+        DecodeError::Newer { .. } => Verdict::Retry { why: error.to_string(), pause: NEWER_PAUSE },
+        _ => Verdict::Reject { reason: error.reason(), detail: error.to_string() },
+    })
+}
+
+/// Stores what an input gave, then acks it.
+pub(crate) async fn finish(env: Arc<Env>, done: Done) {
+    let Done { held, verdict } = done;
+    match verdict {
+        Verdict::Outputs { outputs, empty } => {
+            futures::future::join_all(outputs.iter().map(|output| env.store(output))).await;
+            held.ack().await;
+            env.status.count(Count::Handled, 1);
+            let kind = if empty { Count::Empty } else { Count::Given };
+            env.status.count(kind, outputs.len() as u64);
+        }
+        Verdict::Reject { reason, detail } => env.set_aside(&held, reason, detail).await,
+        Verdict::Retry { why, pause } => {
+            tracing::warn!(id = %held.id(), why, ?pause, "message comes again");
+            env.status.count(Count::Retried, 1);
+            held.retry_after(pause).await;
+        }
+    }
+}
+
+/// Ends the process when a batch takes longer than it may: a thread cannot be stopped, and its messages must go elsewhere.
+#[derive(Clone, Default)]
+struct Watch(Arc<Mutex<Option<Instant>>>);
+
+impl Watch {
+    /// A batch begins and has to end by `deadline`; `None`: it has ended.
+    fn set(&self, deadline: Option<Instant>) {
+        *self.0.lock().expect("no holder of a deadline panics") = deadline;
+    }
+
+    async fn watch(self, stage: String) {
+        let mut every = tokio::time::interval(WATCH_EVERY);
+        loop {
+            every.tick().await;
+            let deadline = *self.0.lock().expect("no holder of a deadline panics");
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                tracing::error!(stage, "a batch takes longer than max_process_ms allows; the process ends");
+                std::process::exit(i32::from(EXIT_HUNG));
+            }
+        }
+    }
+}
+
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a text".into())
+}
