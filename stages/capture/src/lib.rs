@@ -1,0 +1,172 @@
+//! The stage `capture`: pictures out of a folder, in the same order and with the same ids on every run.
+
+mod pace;
+mod pictures;
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, ensure};
+use causeway_imaging::probe;
+use causeway_pipelines::CaptureOptions;
+use causeway_schemas::{Capture, Frame, Id, Message as _};
+use causeway_stage::{Captured, Context, Source, Unreadable};
+use sha2::{Digest, Sha256};
+
+use crate::pace::Pace;
+use crate::pictures::{Picture, Pictures};
+
+/// The pictures of a folder or a glob. `next` waits when there is a rate, and ends when there is no `repeat`.
+pub struct Folder {
+    source: String,
+    pictures: Pictures,
+    /// The pictures of this round that are still to come.
+    waiting: std::vec::IntoIter<Picture>,
+    repeat: bool,
+    /// From 0: how often the folder was gone through before.
+    round: u64,
+    /// From 0: the place of the next picture in this run.
+    sequence: u64,
+    pace: Option<Pace>,
+    max_bytes: u64,
+    max_pixels: u64,
+}
+
+/// The longest picture whose frame can be read again: room is left for what stands beside the picture.
+const LONGEST_PICTURE: u64 = (Frame::MAX_BYTES - (64 << 10)) as u64;
+
+impl Folder {
+    /// Opens the input of `options`, a relative one within `base`; `source` is the name that its ids are made of.
+    pub fn open(options: &CaptureOptions, source: &str, base: &Path) -> anyhow::Result<Self> {
+        let input = options.input.as_deref().filter(|input| !input.as_os_str().is_empty()).with_context(|| {
+            format!("cannot capture without an input: set `input` in [stage.{source}] or pass `--input DIR`")
+        })?;
+        let max_bytes = options.max_bytes.as_u64();
+        ensure!(
+            max_bytes <= LONGEST_PICTURE,
+            "cannot capture with max_bytes = {max_bytes}: the longest picture that a frame carries is {LONGEST_PICTURE} bytes"
+        );
+        let pace = options.rate.map(Pace::new).transpose()?;
+        let pictures = Pictures::of(&base.join(input))?;
+        let (waiting, passed_over) = pictures.list()?;
+        if passed_over > 0 {
+            tracing::info!(files = passed_over, "files passed over: no picture by their extension");
+        }
+        if waiting.is_empty() {
+            tracing::warn!(input = %base.join(input).display(), "no picture found");
+        }
+        Ok(Self {
+            source: source.into(),
+            pictures,
+            waiting: waiting.into_iter(),
+            repeat: options.repeat,
+            round: 0,
+            sequence: 0,
+            pace,
+            max_bytes,
+            max_pixels: options.max_pixels,
+        })
+    }
+
+    /// How many pictures of this round are still to come.
+    pub fn remaining(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn next_picture(&mut self) -> Option<Picture> {
+        if let Some(picture) = self.waiting.next() {
+            return Some(picture);
+        }
+        if !self.repeat || self.sequence == 0 {
+            return None;
+        }
+        // Listed anew: what came in the meantime is captured too.
+        let listed = self.pictures.list().inspect_err(|error| {
+            tracing::error!(error = format!("{error:#}"), "input gone: the source ends");
+        });
+        self.waiting = listed.ok()?.0.into_iter();
+        self.round += 1;
+        self.waiting.next()
+    }
+
+    fn capture(&self, picture: Picture) -> Captured<Frame> {
+        let item = picture.item;
+        let refused = |id: Id, reason: &'static str, detail: String, body: Vec<u8>| {
+            let item = item.clone();
+            Captured { id, message: Err(Unreadable { item, reason, detail, body }) }
+        };
+        let (body, whole) = match read_at_most(&picture.path, self.max_bytes) {
+            Ok(read) => read,
+            Err(error) => {
+                let detail = format!("cannot read the file: {error}");
+                return refused(self.id(&item, "unreadable"), "unreadable", detail, Vec::new());
+            }
+        };
+        let id = self.id(&item, &hex(&Sha256::digest(&body)));
+        if !whole {
+            let detail = format!("the file has more than max_bytes = {}", self.max_bytes);
+            return refused(id, "too-long", detail, body);
+        }
+        if let Err(error) = probe(&body, self.max_pixels) {
+            return refused(id, error.reason(), error.to_string(), body);
+        }
+        let capture =
+            Capture { source: self.source.clone(), item, epoch: 0, sequence: self.sequence, captured_at: unix_ns() };
+        Captured { id, message: Ok(Frame { capture, image: body }) }
+    }
+
+    /// The same on every run; another in every round of one run.
+    fn id(&self, item: &str, content: &str) -> Id {
+        match self.round {
+            0 => Id::captured(&self.source, &format!("{item} {content}")),
+            round => Id::captured(&self.source, &format!("{item} {content} round {round}")),
+        }
+    }
+}
+
+impl Source for Folder {
+    const NAME: &'static str = "capture";
+    type Options = CaptureOptions;
+    type Output = Frame;
+
+    fn new(options: CaptureOptions, ctx: &Context) -> anyhow::Result<Self> {
+        Self::open(&options, ctx.source(), &ctx.path(Path::new("")))
+    }
+
+    fn next(&mut self) -> Option<Captured<Frame>> {
+        let picture = self.next_picture()?;
+        if let Some(pace) = &mut self.pace {
+            pace.wait();
+        }
+        let captured = self.capture(picture);
+        self.sequence += 1;
+        Some(captured)
+    }
+}
+
+/// The file, and whether that is all of it: one byte more than `max` is read, and never more.
+fn read_at_most(path: &Path, max: u64) -> std::io::Result<(Vec<u8>, bool)> {
+    let mut body = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut body)?;
+    let whole = body.len() as u64 <= max;
+    Ok((body, whole))
+}
+
+fn unix_ns() -> u64 {
+    // A clock before 1970 is 1970.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut written = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(written, "{byte:02x}").expect("a String takes all that is written");
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! The stage `preprocess`: the only crate that knows how faces are found and turned upright.
+
+mod align;
+mod centred;
+mod detector;
+mod gate;
+
+use anyhow::ensure;
+use causeway_imaging::{Picture, decode, sharpness};
+use causeway_inference::RunError;
+use causeway_pipelines::{Gate, PreprocessOptions};
+use causeway_schemas::{Crop, Frame, Region};
+use causeway_stage::{Answer, Context, Failure, Stage};
+
+pub use align::ALIGNED;
+pub use centred::largest_centred;
+
+use detector::{Detector, Face};
+
+/// Takes photos, gives one aligned face for each that is good enough: 112 × 112 px RGB, the largest first.
+pub struct Preprocess {
+    detector: Detector,
+    min_score: f32,
+    max_pixels: u64,
+    gate: Gate,
+}
+
+impl Stage for Preprocess {
+    const NAME: &'static str = "preprocess";
+    type Options = PreprocessOptions;
+    type Input = Frame;
+    type Output = Crop;
+
+    fn new(options: PreprocessOptions, ctx: &Context) -> anyhow::Result<Self> {
+        let size = options.input_size;
+        ensure!(
+            (32..=4096).contains(&size) && size.is_multiple_of(32),
+            "cannot use input_size = {size}: it has to be a multiple of 32 from 32 to 4096"
+        );
+        let detector = Detector::open(&ctx.model(&options.model)?, ctx.threads(), size)?;
+        Ok(Self { detector, min_score: options.min_score, max_pixels: options.max_pixels, gate: options.gate })
+    }
+
+    fn process(&mut self, batch: Vec<Frame>) -> Vec<Result<Answer<Crop>, Failure>> {
+        batch.iter().map(|frame| self.crop_faces(frame)).collect()
+    }
+}
+
+impl Preprocess {
+    fn crop_faces(&mut self, frame: &Frame) -> Result<Answer<Crop>, Failure> {
+        let picture = decode(&frame.image, self.max_pixels)
+            .map_err(|error| Failure::Reject(format!("{}: {error}", error.reason())))?;
+        let faces = self.detector.detect(&picture, self.min_score).map_err(|error| failure(&error))?;
+        if faces.is_empty() {
+            return Ok(Answer::Nothing { reason: "no-face", detail: no_face(&picture, self.min_score) });
+        }
+        let (mut crops, mut below) = (Vec::new(), Vec::new());
+        for (face, aligned) in largest_first(faces).iter().filter_map(|face| Some((face, align(&picture, face)?))) {
+            let region = region(face, &picture, sharpness(&aligned));
+            match gate::below(&self.gate, &region) {
+                Some(why) => below.push(why),
+                None => crops.push((region, aligned)),
+            }
+        }
+        if crops.is_empty() {
+            return Ok(Answer::Nothing { reason: "below-quality", detail: none_good_enough(&below) });
+        }
+        let crop = |(region, aligned): (Region, Picture)| Crop {
+            capture: frame.capture.clone(),
+            region,
+            width: aligned.width(),
+            height: aligned.height(),
+            pixels: aligned.into_pixels(),
+        };
+        Ok(Answer::Messages(crops.into_iter().map(crop).collect()))
+    }
+}
+
+fn align(picture: &Picture, face: &Face) -> Option<Picture> {
+    align::align(picture, &face.landmarks)
+}
+
+/// By area; of equal ones the better detected first, which is how they came.
+fn largest_first(mut faces: Vec<Face>) -> Vec<Face> {
+    faces.sort_by(|a, b| b.area().total_cmp(&a.area()));
+    faces
+}
+
+fn region(face: &Face, picture: &Picture, sharpness: f32) -> Region {
+    let [x, y, w, h] = face.bounds;
+    let frame = [picture.width(), picture.height()];
+    Region { x, y, w, h, score: face.score, sharpness, landmarks: face.landmarks.to_vec(), frame }
+}
+
+fn no_face(picture: &Picture, min_score: f32) -> String {
+    format!("no face with a score of {min_score} or more in {} × {} px", picture.width(), picture.height())
+}
+
+/// Reasons that are written out; a crowd would fill a page.
+const MAX_REASONS: usize = 8;
+
+fn none_good_enough(below: &[String]) -> String {
+    let count = below.len();
+    let faces = if count == 1 { "1 face" } else { &format!("{count} faces") };
+    let more = if count > MAX_REASONS { "; …" } else { "" };
+    format!("{faces}, none good enough: {}{more}", below[..count.min(MAX_REASONS)].join("; "))
+}
+
+fn failure(error: &RunError) -> Failure {
+    if error.is_passing() { Failure::Retry(error.to_string()) } else { Failure::Reject(error.to_string()) }
+}
