@@ -1,0 +1,116 @@
+//! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge.
+
+use causeway_bus::{Bus, Record, StreamState, names};
+use causeway_pipelines::{Ledger, Pipeline};
+use causeway_stage::{now_ns, read_ledger};
+use futures::StreamExt as _;
+
+/// Above this share of its limit a capture stream is made smaller.
+const FULL_SHARE: f64 = 0.8;
+/// What a purge leaves of the limit.
+const LEFT_SHARE: f64 = 0.6;
+/// Above this share space is short: copies that are only kept for repair go, before the camera has to stop.
+const SHORT_SHARE: f64 = 0.95;
+
+pub(crate) struct Agent {
+    bus: Bus,
+    pipeline: Pipeline,
+    /// Captured items whose repair copy went although they were not complete.
+    pub(crate) given_up: u64,
+}
+
+impl Agent {
+    pub(crate) fn new(bus: &Bus, pipeline: &Pipeline) -> Self {
+        Self { bus: bus.clone(), pipeline: pipeline.clone(), given_up: 0 }
+    }
+
+    /// One round: purges the capture stream of each source. Gives how many messages were purged.
+    pub(crate) async fn round(&mut self) -> anyhow::Result<u64> {
+        let pipeline = self.pipeline.clone();
+        let mut purged = 0;
+        for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
+            purged += self.purge_captured(&source.name).await?;
+        }
+        Ok(purged)
+    }
+
+    async fn purge_captured(&mut self, source: &str) -> anyhow::Result<u64> {
+        let stream = names::stream(&self.pipeline.name, source);
+        let Some(state) = self.bus.stream_state(&stream).await? else { return Ok(0) };
+        let limit = state.max_bytes.unwrap_or(u64::MAX) as f64;
+        let too_old = now_ns().saturating_sub(self.pipeline.keep_captured.age.as_nanos() as u64);
+        if state.messages == 0 || (state.bytes as f64 <= limit * FULL_SHARE && state.first_at >= too_old) {
+            return Ok(0);
+        }
+        let short = state.bytes as f64 > limit * SHORT_SHARE;
+        let floor = self.ack_floor(&stream, source).await?;
+        let ledger = read_ledger(&self.bus, &self.pipeline).await?;
+        let mut bytes_over = (state.bytes as f64 - limit * LEFT_SHARE).max(0.0);
+        if state.bytes as f64 <= limit * FULL_SHARE {
+            bytes_over = 0.0;
+        }
+        let (first_kept, given_up) =
+            self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, short).await?;
+        if first_kept <= state.first_sequence {
+            return Ok(0);
+        }
+        self.bus.purge_below(&stream, first_kept).await?;
+        let purged = first_kept - state.first_sequence;
+        self.given_up += given_up;
+        if given_up > 0 {
+            tracing::warn!(stream, given_up, "space is short: repair copies of items without an outcome were removed");
+        }
+        tracing::info!(stream, purged, "captured items purged");
+        Ok(purged)
+    }
+
+    /// The last sequence that every taker has acked: nothing beyond it is ever purged.
+    async fn ack_floor(&self, stream: &str, source: &str) -> anyhow::Result<u64> {
+        let mut floor = u64::MAX;
+        for taker in self.pipeline.takers(source) {
+            let durable = self.bus.durable_state(stream, &taker.name).await?;
+            floor = floor.min(durable.map_or(0, |durable| durable.ack_floor));
+        }
+        Ok(floor)
+    }
+
+    /// The first sequence that stays: by age and bytes, never beyond the floor, and not beyond the first item without all
+    /// its outcomes unless space is short.
+    #[expect(clippy::too_many_arguments, reason = "each is one of the bounds that the rule names")]
+    async fn first_kept(
+        &self,
+        stream: &str,
+        state: StreamState,
+        floor: u64,
+        ledger: &Ledger,
+        mut bytes_over: f64,
+        too_old: u64,
+        short: bool,
+    ) -> anyhow::Result<(u64, u64)> {
+        let mut first_kept = state.first_sequence;
+        let mut given_up = 0;
+        let mut records = self.bus.scan(stream, state.first_sequence, true).await?;
+        while let Some(record) = records.next().await {
+            let record = record?;
+            let wanted = bytes_over > 0.0 || record.stored_at < too_old;
+            if !wanted || record.sequence > floor {
+                break;
+            }
+            if !is_complete(ledger, stream, &record) {
+                if !short {
+                    break;
+                }
+                given_up += 1;
+            }
+            bytes_over -= record.size as f64;
+            first_kept = record.sequence + 1;
+        }
+        Ok((first_kept, given_up))
+    }
+}
+
+/// A message that carries no id of ours is complete under the id of its place: as a dead letter.
+fn is_complete(ledger: &Ledger, stream: &str, record: &Record) -> bool {
+    let id = record.headers.id(causeway_schemas::header::ID);
+    ledger.is_complete(id.unwrap_or_else(|| causeway_schemas::Id::stored(stream, record.sequence)))
+}

@@ -1,0 +1,232 @@
+//! The arguments of `causeway`.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use causeway_bus::{Bus, Credentials};
+use causeway_pipelines::{Override, Pipeline};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::home::Home;
+use crate::session::Session;
+use crate::{accuracy, apply, demo, dlq, inspect, people, status, tap, up_command};
+
+/// AI pipelines that are split between edge and cloud, over NATS `JetStream`.
+///
+/// Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 64 the pipeline file is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "causeway", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  causeway up pipelines/faces.toml --input ~/Pictures --until-drained
+  causeway enrol 'Ada Lovelace=photos/ada' 'Alan Turing=photos/alan'
+  causeway tap classify               what is decided, as it is decided
+  causeway dlq ls                     what could not be handled, and why";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline: its server (unless --nats names one), its stages; restart what dies
+    Up(up_command::UpArgs),
+    /// Make the streams, durables and tables of a pipeline on a server, or compare them
+    Apply(apply::ApplyArgs),
+    /// Keep a site tidy: purge captured items that have all their outcomes
+    Agent(apply::AgentArgs),
+    /// Teach the gallery who somebody is, from photos
+    Enrol(people::EnrolArgs),
+    /// List the people of the gallery
+    People(people::PeopleArgs),
+    /// Remove a person from the gallery
+    Forget(people::ForgetArgs),
+    /// Check a pipeline file: all faults at once
+    Validate(inspect::ValidateArgs),
+    /// Draw a pipeline
+    Graph(inspect::GraphArgs),
+    /// Show what runs, what waits and what is stored
+    Status(status::StatusArgs),
+    /// Show messages as they come, decoded
+    Tap(tap::TapArgs),
+    /// Look at dead letters
+    Dlq(dlq::DlqArgs),
+    /// Run the face pipeline on the demo's photos and make a report
+    Demo(demo::DemoArgs),
+    /// Measure a face pipeline on a folder of named people
+    Accuracy(accuracy::AccuracyArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which pipeline, and what it is run with.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PipelineArgs {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE", default_value = "pipelines/faces.toml")]
+    pub(crate) pipeline: PathBuf,
+    /// Set a key of a stage's table over what the file says
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// The same, where the arguments themselves are something else.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PipelineFlags {
+    /// The pipeline file
+    #[arg(long, value_name = "FILE", default_value = "pipelines/faces.toml")]
+    pub(crate) pipeline: PathBuf,
+    /// Set a key of a stage's table over what the file says
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// Where results and models are.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PlaceArgs {
+    /// The folder for stores, logs and reports
+    #[arg(long, env = "CAUSEWAY_HOME", value_name = "DIR", default_value = ".causeway")]
+    pub(crate) home: PathBuf,
+    /// The folder of models and their manifests
+    #[arg(long, env = "CAUSEWAY_MODELS", value_name = "DIR", default_value = ".tools/models")]
+    pub(crate) models: PathBuf,
+    /// Use this NATS server instead of starting one
+    #[arg(long, env = "CAUSEWAY_NATS", value_name = "URL", hide_env_values = true)]
+    pub(crate) nats: Option<String>,
+    /// A NATS credentials file
+    #[arg(long, env = "CAUSEWAY_CREDENTIALS", value_name = "FILE")]
+    pub(crate) credentials: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    pub(crate) fn credentials(&self) -> Credentials {
+        Credentials { file: self.credentials.clone() }
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        Home::new(&self.home)
+    }
+}
+
+impl PipelineArgs {
+    /// Reads and checks the file.
+    pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
+        load(&self.pipeline, &self.set)
+    }
+}
+
+impl PipelineFlags {
+    /// Reads and checks the file.
+    pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
+        load(&self.pipeline, &self.set)
+    }
+}
+
+/// Reads and checks a pipeline file with `--set`s.
+pub(crate) fn load(file: &Path, set: &[String]) -> anyhow::Result<Pipeline> {
+    let overrides = set.iter().map(|text| text.parse::<Override>()).collect::<Result<Vec<_>, _>>()?;
+    Ok(Pipeline::load_with(file, &overrides)?)
+}
+
+/// Connects to a pipeline that runs, or whose results are stored: to `--nats`, to the server of a running `up`, or to one that
+/// is started on the stored results for as long as the command takes.
+pub(crate) async fn connect(pipeline: &Pipeline, place: &PlaceArgs) -> anyhow::Result<Connection> {
+    connect_to(pipeline, place, false).await
+}
+
+/// The same; where nothing is stored yet, an empty store is made.
+pub(crate) async fn connect_or_create(pipeline: &Pipeline, place: &PlaceArgs) -> anyhow::Result<Connection> {
+    connect_to(pipeline, place, true).await
+}
+
+async fn connect_to(pipeline: &Pipeline, place: &PlaceArgs, create: bool) -> anyhow::Result<Connection> {
+    let home = place.home();
+    let address = place.nats.clone().or_else(|| home.address_if_running());
+    if let Some(address) = address {
+        let bus = Bus::connect(&address, &place.credentials(), &pipeline.name, "causeway").await?;
+        return Ok(Connection { bus, session: None });
+    }
+    let session = Session::open_store(pipeline.clone(), &place.home, create).await.context("nothing runs here")?;
+    Ok(Connection { bus: session.bus.clone(), session: Some(session) })
+}
+
+/// A bus, and the server that was started for it.
+pub(crate) struct Connection {
+    pub(crate) bus: Bus,
+    session: Option<Session>,
+}
+
+impl Connection {
+    /// Whether nothing runs: the server is only there to look at what is stored.
+    pub(crate) fn is_store_only(&self) -> bool {
+        self.session.is_some()
+    }
+
+    pub(crate) async fn close(self) {
+        if let Some(session) = self.session {
+            session.close().await;
+        }
+    }
+}
+
+/// Colours on stdout: on a terminal, unless `NO_COLOR` is set.
+pub(crate) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread: children end with the thread that started them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli.command)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if let Some(wrong) = error.downcast_ref::<causeway_pipelines::PipelineError>() {
+        eprintln!("{wrong}");
+        return ExitCode::from(causeway_stage::EXIT_PIPELINE);
+    }
+    // Whoever read the output has seen enough: `causeway people | head`.
+    if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("causeway: {error:#}");
+    ExitCode::FAILURE
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    let _telemetry = causeway_stage::Telemetry::start("causeway", causeway_stage::LogFormat::Human, "warn");
+    match command {
+        Command::Up(args) => up_command::run(args).await,
+        Command::Apply(args) => apply::apply(args).await,
+        Command::Agent(args) => apply::agent(args).await,
+        Command::Enrol(args) => people::enrol(args).await,
+        Command::People(args) => people::people(args).await,
+        Command::Forget(args) => people::forget(args).await,
+        Command::Validate(args) => inspect::validate(&args),
+        Command::Graph(args) => inspect::graph(&args),
+        Command::Status(args) => status::status(args).await,
+        Command::Tap(args) => tap::tap(args).await,
+        Command::Dlq(args) => dlq::dlq(args).await,
+        Command::Demo(args) => demo::demo(args).await,
+        Command::Accuracy(args) => accuracy::accuracy(args).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `causeway validate` and `graph`: pipeline files, without running them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use causeway_pipelines::{Override, Pipeline};
+use causeway_stage::EXIT_PIPELINE;
+use serde_json::{Map, Value, json};
+
+use crate::cli::PipelineArgs;
+use crate::terminal::{count, print, print_line};
+
+const VALIDATE_EXAMPLES: &str = "\
+Examples:
+  causeway validate pipelines/*.toml
+  causeway validate pipelines/faces.toml --set classify.threshold=0.45
+  causeway validate --json pipelines/faces.toml | jq '.[].faults[].message'
+
+Says what is wrong with each file, all faults at once, with line, column and stage. Exit code 64 when any file is wrong.";
+
+/// The arguments of `validate`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = VALIDATE_EXAMPLES)]
+pub(crate) struct ValidateArgs {
+    /// The pipeline files
+    #[arg(value_name = "PIPELINE", default_value = "pipelines/faces.toml")]
+    pipelines: Vec<PathBuf>,
+    /// Set a key of a stage's table over what the files say
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    set: Vec<String>,
+    /// Print one JSON object: each file with its faults
+    #[arg(long)]
+    json: bool,
+}
+
+/// The arguments of `graph`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  causeway graph pipelines/faces.toml\n  causeway graph pipelines/faces.toml --svg --out faces.svg"
+)]
+pub(crate) struct GraphArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Draw a picture instead of text
+    #[arg(long, conflicts_with = "json")]
+    svg: bool,
+    /// Write to this file instead of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print the stages as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+    let overrides = args.set.iter().map(|text| text.parse::<Override>()).collect::<Result<Vec<_>, _>>()?;
+    let (mut all_right, mut objects) = (true, Map::new());
+    for file in &args.pipelines {
+        let name = file.display().to_string();
+        let object = match Pipeline::load_with(file, &overrides) {
+            Ok(pipeline) => {
+                if !args.json {
+                    print_line(format_args!("ok  {name}  {}", count(pipeline.stages.len(), "stage")))?;
+                }
+                json!({ "ok": true, "stages": pipeline.stages.len(), "faults": [] })
+            }
+            Err(error) => {
+                all_right = false;
+                eprint!("{}", error.report());
+                // A file that cannot be read has no line to point at.
+                let unread = error.faults().is_empty().then(|| error.to_string());
+                json!({ "ok": false, "error": unread, "faults": error.faults() })
+            }
+        };
+        objects.insert(name, object);
+    }
+    if args.json {
+        print_line(Value::Object(objects))?;
+    }
+    Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_PIPELINE) })
+}
+
+pub(crate) fn graph(args: &GraphArgs) -> anyhow::Result<ExitCode> {
+    let pipeline = args.pipeline.load()?;
+    let drawn = if args.svg {
+        pipeline.to_svg(|_| None)
+    } else if args.json {
+        format!("{}\n", graph_json(&pipeline))
+    } else {
+        pipeline.to_text()
+    };
+    match &args.out {
+        Some(file) => {
+            std::fs::write(file, drawn).with_context(|| format!("cannot write {}", file.display()))?;
+            eprintln!("written to {}", file.display());
+        }
+        None => print(drawn)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn graph_json(pipeline: &Pipeline) -> Value {
+    let stages = pipeline.stages.iter().map(|stage| {
+        json!({
+            "name": stage.name,
+            "uses": stage.uses,
+            "from": stage.from,
+            "site": stage.site,
+            "takes": stage.takes,
+            "gives": stage.gives,
+            "link": stage.link,
+            "final": pipeline.is_final(&stage.name),
+        })
+    });
+    json!({ "pipeline": pipeline.name, "sites": pipeline.sites, "stages": stages.collect::<Vec<_>>() })
+}

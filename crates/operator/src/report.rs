@@ -1,0 +1,344 @@
+//! The report of a run: one page that needs nothing but itself.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use causeway_bus::Bus;
+use causeway_pipelines::{Keep, Pipeline};
+use causeway_schemas::{DeadLetter, Empty, Id};
+
+use crate::home::Home;
+use crate::results::{Cluster, Face, Found, Numbers, Recognised, Results};
+use crate::terminal::{count, date_time};
+use crate::thumbnails::{self, Thumbnails, Wanted};
+
+/// Most faces that are shown: about 4 MB of thumbnails, which every browser opens.
+const MAX_FACES: usize = 500;
+/// Most entries of a list of items without a result, and most dead letters.
+const MAX_LISTED: usize = 200;
+
+/// The page's looks.
+const STYLE: &str = include_str!("report.css");
+
+/// Nothing is fetched from anywhere, and nothing runs.
+const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+
+/// Writes the report of everything that is stored now; says where.
+pub(crate) async fn write(bus: &Bus, pipeline: &Pipeline, results: &Results, home: &Home) -> anyhow::Result<PathBuf> {
+    let shown = shown(results);
+    let wanted = shown.iter().map(|face| Wanted { id: face.id, root: face.meta.root, region: face.region.clone() });
+    let thumbnails = thumbnails::cut(bus, pipeline, wanted.collect()).await?;
+    let shown = shown.iter().map(|face| face.id).collect();
+    let page = Page { pipeline, results, shown, thumbnails }.page();
+    let path = crate::session::absolute(&home.report())?;
+    replace(&path, &page).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Whole or not at all, and readable by its owner alone: there are faces in it.
+fn replace(path: &Path, page: &str) -> std::io::Result<()> {
+    let next = path.with_extension("next");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+    file.write_all(page.as_bytes())?;
+    std::fs::rename(&next, path)
+}
+
+/// The faces that the page has room for, in the order in which they stand on it.
+fn shown(results: &Results) -> Vec<Face<'_>> {
+    let named = results.people().into_iter().flat_map(|person| person.faces);
+    let clustered = results.clusters().into_iter().flat_map(|cluster| cluster.faces);
+    let mut seen = HashSet::new();
+    named.chain(clustered).chain(results.faces()).filter(|face| seen.insert(face.id)).take(MAX_FACES).collect()
+}
+
+struct Page<'a> {
+    pipeline: &'a Pipeline,
+    results: &'a Results,
+    shown: HashSet<Id>,
+    thumbnails: Thumbnails,
+}
+
+impl Page<'_> {
+    fn page(&self) -> String {
+        let name = Text(&self.pipeline.name);
+        let sections =
+            [self.header(), "<main>".into(), self.picture(), self.people(), self.clusters(), self.no_cluster()]
+                .concat();
+        let rest = [self.empties(), self.dead_letters(), "</main>".into(), self.footer()].concat();
+        format!(
+            r#"<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="referrer" content="no-referrer">
+<title>Causeway: {name}</title>
+<style>
+{STYLE}</style>
+</head>
+<body>
+{sections}{rest}</body>
+</html>
+"#
+        )
+    }
+
+    fn header(&self) -> String {
+        let now = date_time(causeway_stage::now_ns());
+        let Numbers { photos, faces, people, clusters, unknown_clusters, empties, dead_letters } =
+            self.results.numbers();
+        let numbers = [
+            ("Photos", photos),
+            ("Faces", faces),
+            ("People recognised", people),
+            ("Clusters", clusters),
+            ("Unknown clusters", unknown_clusters),
+            ("Without a result", empties),
+            ("Dead letters", dead_letters),
+        ];
+        let numbers = each(numbers, |(what, count)| format!("<div><dt>{what}</dt><dd>{count}</dd></div>\n"));
+        let (name, file) = (Text(&self.pipeline.name), self.pipeline.file.display().to_string());
+        let hidden = faces - self.shown.len();
+        let cut = match hidden {
+            0 => String::new(),
+            _ => format!(
+                "<p>This page shows {MAX_FACES} faces; {} more are stored: <code>nats sub '{name}.&gt;'</code> or <code>causeway tap</code> give them all.</p>\n",
+                hidden
+            ),
+        };
+        format!(
+            "<header>\n<h1>Pipeline {name}</h1>\n<p class=\"soft\">Everything that is stored of <code>{}</code>, {now} UTC</p>\n<dl class=\"numbers\">\n{numbers}</dl>\n{cut}</header>\n",
+            Text(&file)
+        )
+    }
+
+    fn picture(&self) -> String {
+        let svg = self.pipeline.to_svg(|stage| Some(self.on_link(stage).to_string()));
+        format!(
+            "<section aria-labelledby=\"pipeline\">\n<h2 id=\"pipeline\">What went where</h2>\n<p class=\"soft\">Each arrow carries the messages of one stage to the next; the number says how many led to the results below.</p>\n<div class=\"picture\" tabindex=\"0\" role=\"region\" aria-label=\"Picture of the pipeline\">\n{svg}</div>\n</section>\n"
+        )
+    }
+
+    /// How many messages of a stage led to the results: what it gave as outcomes, or what reached those that take from it.
+    ///
+    /// A link forgets what all have taken, so it is told from the outcomes: each is one part of one captured item. (A part
+    /// that was divided once more further on counts as its pieces.)
+    fn on_link(&self, stage: &str) -> usize {
+        let outcomes = &self.results.outcomes;
+        if self.pipeline.is_final(stage) {
+            let early = |metas: usize| outcomes.iter().filter(|outcome| outcome.stage == stage).count() - metas;
+            let empties = self.results.empties.iter().filter(|found| found.meta.stage == stage).count();
+            let dead = self.results.dead_letters.iter().filter(|found| found.meta.stage == stage).count();
+            return early(empties + dead);
+        }
+        let behind: HashSet<&str> = self.pipeline.stages.iter().map(|other| other.name.as_str()).collect();
+        let behind: HashSet<&str> = behind
+            .into_iter()
+            .filter(|other| *other != stage && self.pipeline.upstream(other).contains(stage))
+            .collect();
+        let reached = outcomes.iter().filter(|outcome| behind.contains(outcome.stage.as_str()));
+        if self.pipeline.stage(stage).is_some_and(causeway_pipelines::StageSpec::is_source) {
+            reached.map(|outcome| outcome.root).collect::<HashSet<_>>().len()
+        } else {
+            reached.map(|outcome| (outcome.root, &outcome.part)).collect::<HashSet<_>>().len()
+        }
+    }
+
+    fn people(&self) -> String {
+        let people = self.results.people();
+        let cards = each(people, |person| self.person(&person));
+        let none = "<p>Nobody. Teach the gallery who somebody is with <code>causeway enrol NAME=DIR</code>, then run again with <code>--again</code>.</p>\n";
+        section("people", "People recognised", "", if cards.is_empty() { none } else { &cards })
+    }
+
+    fn person(&self, person: &Recognised<'_>) -> String {
+        let faces = self.faces(&person.faces, |face| {
+            let score = face.decision.map_or(0.0, |decision| decision.score);
+            format!("<b>{score:.2}</b> {}", Text(&face.capture.item))
+        });
+        let (name, count) = (Text(person.name), count(person.faces.len(), "face"));
+        format!(
+            "<article class=\"card\"><div><h3>{name}</h3><span class=\"soft\">{count}; likeness to the enrolled photos below each, 1 is the same</span></div>\n{faces}</article>\n"
+        )
+    }
+
+    fn clusters(&self) -> String {
+        let clusters = self.results.clusters();
+        if clusters.is_empty() {
+            return String::new();
+        }
+        let about = "<p class=\"soft\">Faces that are alike, the largest cluster first. Unknown: none of its faces was given a name.</p>\n";
+        section("clusters", "Clusters", about, &each(clusters, |cluster| self.cluster(&cluster)))
+    }
+
+    fn cluster(&self, cluster: &Cluster<'_>) -> String {
+        let names: Vec<String> = cluster.names().into_iter().map(|name| Text(name).to_string()).collect();
+        let title = match &names[..] {
+            [] => "<h3>Somebody</h3><span class=\"badge unknown\">unknown</span>".into(),
+            names => format!("<h3>{}</h3><span class=\"badge known\">known</span>", names.join(", ")),
+        };
+        let faces = self.faces(&cluster.faces, |face| Text(&face.capture.item).to_string());
+        let (id, count) = (cluster.id.to_string(), count(cluster.faces.len(), "face"));
+        format!(
+            "<article class=\"card\"><div>{title}<span class=\"soft\" title=\"cluster {id}\">{count}</span></div>\n{faces}</article>\n"
+        )
+    }
+
+    /// Faces that nobody put into a cluster and nobody named: the pipeline has no such stage, or they are on their way.
+    fn no_cluster(&self) -> String {
+        let mut faces = self.results.faces();
+        faces.retain(|face| face.cluster.is_none() && face.label().is_none());
+        if faces.is_empty() {
+            return String::new();
+        }
+        let faces = self.faces(&faces, |face| Text(&face.capture.item).to_string());
+        section("others", "Faces without a name or a cluster", "", &format!("<div class=\"card\">{faces}</div>\n"))
+    }
+
+    /// A row of thumbnails with a caption each.
+    fn faces(&self, faces: &[Face<'_>], caption: impl Fn(&Face<'_>) -> String) -> String {
+        let (shown, hidden): (Vec<_>, Vec<_>) = faces.iter().partition(|face| self.shown.contains(&face.id));
+        let row = each(shown, |face: &Face<'_>| {
+            let picture = match self.thumbnails.get(&face.id) {
+                Some(address) => {
+                    format!("<img src=\"{address}\" width=\"96\" height=\"96\" alt=\"{}\">", Text(&described(face)))
+                }
+                None => "<div class=\"lost\">photo no longer kept</div>".into(),
+            };
+            format!("<li><figure>{picture}<figcaption>{}</figcaption></figure></li>\n", caption(face))
+        });
+        let more = match hidden.len() {
+            0 => String::new(),
+            more => format!("<p class=\"soft\">and {} that this page has no room for</p>\n", count(more, "face")),
+        };
+        format!("<ul class=\"faces\">\n{row}</ul>\n{more}")
+    }
+
+    fn empties(&self) -> String {
+        let empties = &self.results.empties;
+        if empties.is_empty() {
+            return String::new();
+        }
+        let about = "<p class=\"soft\">They were looked at, and there was nothing to recognise.</p>\n";
+        let list = each(empties.iter().take(MAX_LISTED), empty);
+        section("empties", "Without a result", about, &listed(&list, empties.len()))
+    }
+
+    fn dead_letters(&self) -> String {
+        let letters = &self.results.dead_letters;
+        if letters.is_empty() {
+            return section("dead", "Dead letters", "", "<p>None: every message could be handled.</p>\n");
+        }
+        let about = "<p class=\"soft\">What a stage can never handle, kept whole: <code>causeway dlq show</code> gives each with its original bytes.</p>\n";
+        let list = each(letters.iter().take(MAX_LISTED), |found| self.dead_letter(found));
+        section("dead", "Dead letters", about, &listed(&list, letters.len()))
+    }
+
+    fn dead_letter(&self, found: &Found<DeadLetter>) -> String {
+        let letter = &found.message;
+        let item =
+            self.results.capture(found.meta.root).map_or(letter.subject.as_str(), |capture| capture.item.as_str());
+        let picture = thumbnails::of_dead_letter(letter).map_or(String::new(), |address| {
+            format!("<img src=\"{address}\" width=\"72\" height=\"72\" alt=\"What was set aside\">")
+        });
+        let tries = count(usize::try_from(letter.attempts).unwrap_or(usize::MAX), "delivery")
+            .replace("deliverys", "deliveries");
+        format!(
+            "<li class=\"card dead\">{picture}<div><h3><b>{}</b> {}</h3><p class=\"soft\">at stage {} after {tries}, {}</p><p>{}</p></div></li>\n",
+            Text(&letter.reason),
+            Text(item),
+            Text(&letter.stage),
+            count(letter.body.len(), "byte"),
+            Text(&letter.detail)
+        )
+    }
+
+    fn footer(&self) -> String {
+        let Pipeline { keep_captured, keep_outcomes, .. } = self.pipeline;
+        format!(
+            "<footer>\n<p>Photos are kept for {}; names, clusters and dead letters for {}: the table <code>[keep]</code> of the pipeline file says so. <code>causeway forget NAME</code> removes a person from the gallery; <code>causeway up --again</code> forgets all results before it runs anew. This page holds faces too: delete it when they have to go.</p>\n<p>Made by Causeway. This page loads nothing from anywhere.</p>\n</footer>\n",
+            kept(*keep_captured),
+            kept(*keep_outcomes)
+        )
+    }
+}
+
+fn described(face: &Face<'_>) -> String {
+    let item = &face.capture.item;
+    match (face.label(), face.decision) {
+        (Some(name), _) => format!("Face of {name} in {item}"),
+        (None, Some(_)) => format!("Unknown face in {item}"),
+        (None, None) => format!("Face in {item}"),
+    }
+}
+
+fn empty(found: &Found<Empty>) -> String {
+    let Empty { capture, stage, reason, detail } = &found.message;
+    format!(
+        "<li class=\"card\"><div><h3>{}</h3><p class=\"soft\">{} at stage {}</p><p>{}</p></div></li>\n",
+        Text(&capture.item),
+        Text(reason),
+        Text(stage),
+        Text(detail)
+    )
+}
+
+fn section(id: &str, title: &str, about: &str, content: &str) -> String {
+    format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{about}{content}</section>\n")
+}
+
+fn listed(items: &str, all: usize) -> String {
+    let more = match all.saturating_sub(MAX_LISTED) {
+        0 => String::new(),
+        more => format!("<p class=\"soft\">and {more} more</p>\n"),
+    };
+    format!("<ul class=\"list\">\n{items}</ul>\n{more}")
+}
+
+fn each<T>(items: impl IntoIterator<Item = T>, html: impl Fn(T) -> String) -> String {
+    items.into_iter().map(html).collect::<Vec<_>>().concat()
+}
+
+/// `7 days or 1 GiB, whichever is reached first`
+fn kept(keep: Keep) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    let age = keep.age.as_secs();
+    let age = match age % DAY {
+        0 => count((age / DAY) as usize, "day"),
+        _ => humantime::format_duration(Duration::from_secs(age)).to_string(),
+    };
+    let (unit, name) = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
+        .into_iter()
+        .find(|(shift, _)| keep.bytes.is_multiple_of(1 << shift) && keep.bytes > 0)
+        .unwrap_or((0, "bytes"));
+    format!("{age} or {} {name}, whichever is reached first", keep.bytes >> unit)
+}
+
+/// A text on the page: whatever it holds, it stays a text. What would steer or reorder the text around it is replaced.
+struct Text<'a>(&'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                // Overrides of the writing direction (Unicode UAX #9) and control characters.
+                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => f.write_str("\u{fffd}")?,
+                other if other.is_control() => f.write_str("\u{fffd}")?,
+                other => write!(f, "{other}")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! A pipeline brought up: its server, its streams, and the bus to it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use causeway_bus::server::Server;
+use causeway_bus::{Bus, Credentials};
+use causeway_pipelines::{Manifest, Pipeline};
+
+use crate::home::{Home, Lock, Process, Running};
+use crate::layout;
+
+/// An open pipeline. Close it: what it started is stopped.
+pub(crate) struct Session {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) bus: Bus,
+    pub(crate) home: Home,
+    pub(crate) models: PathBuf,
+    pub(crate) nats: String,
+    pub(crate) server: Option<Server>,
+    _lock: Lock,
+}
+
+impl Session {
+    /// Takes the home folder, starts a server unless `nats` names one, connects, and applies the pipeline.
+    pub(crate) async fn open(
+        pipeline: Pipeline,
+        home: &Path,
+        models: &Path,
+        nats: Option<&str>,
+        credentials: &Credentials,
+    ) -> anyhow::Result<Self> {
+        check_models(&pipeline, models)?;
+        let home = Home::new(home);
+        let lock = home.lock()?;
+        home.end_leftovers();
+        Self::start(pipeline, home, lock, models, nats, credentials).await
+    }
+
+    /// Opens what an earlier run stored; where nothing is stored yet, an error unless `create`.
+    pub(crate) async fn open_store(pipeline: Pipeline, home: &Path, create: bool) -> anyhow::Result<Self> {
+        let home = Home::new(home);
+        let store = home.site(pipeline.sites.first().map_or("edge", String::as_str));
+        if !store.is_dir() && !create {
+            bail!(
+                "and no results are stored in {}; run `causeway up` first, or name a server with --nats",
+                store.display()
+            );
+        }
+        let lock = home.lock()?;
+        home.end_leftovers();
+        Self::start(pipeline, home, lock, Path::new(""), None, &Credentials::default()).await
+    }
+
+    async fn start(
+        pipeline: Pipeline,
+        home: Home,
+        lock: Lock,
+        models: &Path,
+        nats: Option<&str>,
+        credentials: &Credentials,
+    ) -> anyhow::Result<Self> {
+        let (server, nats) = match nats {
+            Some(address) => (None, address.to_owned()),
+            None => {
+                let site = pipeline.sites.first().map_or("edge", String::as_str);
+                let dir = absolute(&home.site(site))?;
+                std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+                let server = Server::start(site, &dir, None).await?;
+                let address = server.address();
+                (Some(server), address)
+            }
+        };
+        let bus = Bus::connect(&nats, credentials, &pipeline.name, "causeway up").await?;
+        layout::apply(&bus, &pipeline).await?;
+        let models = std::path::absolute(models).unwrap_or_default();
+        let session = Self { pipeline, bus, home, models, nats, server, _lock: lock };
+        session.say(&[])?;
+        Ok(session)
+    }
+
+    /// Writes down what runs here.
+    pub(crate) fn say(&self, stages: &[(String, Process)]) -> anyhow::Result<()> {
+        self.home.say(&Running {
+            pid: std::process::id(),
+            pipeline: self.pipeline.name.clone(),
+            file: absolute(&self.pipeline.file)?,
+            nats: self.nats.clone(),
+            server: self.server.as_ref().and_then(Server::pid).map(Process::of),
+            stages: stages.to_vec(),
+        })
+    }
+
+    /// Stops the server.
+    pub(crate) async fn close(self) {
+        self.bus.close().await;
+        if let Some(server) = self.server {
+            server.stop().await;
+        }
+        self.home.say_ended();
+    }
+}
+
+/// Every model that a stage names is there, before anything starts.
+fn check_models(pipeline: &Pipeline, models: &Path) -> anyhow::Result<()> {
+    for stage in &pipeline.stages {
+        if let Some(model) = stage.model() {
+            Manifest::load(models, model).with_context(|| format!("cannot start [stage.{}]", stage.name))?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
+}

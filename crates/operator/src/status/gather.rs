@@ -1,0 +1,268 @@
+use std::time::Duration;
+
+use causeway_bus::{Bus, DurableState, StreamState, names};
+use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_stage::{Heartbeat, now_ns};
+use serde_json::{Value, json};
+
+use crate::home::Running;
+use crate::people::read_people;
+
+/// A replica says how it is once a second; one that has not for this long is marked.
+const STALE: Duration = Duration::from_secs(3);
+
+/// Everything that `status` shows, as it was at one moment.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub(crate) pipeline: String,
+    pub(crate) file: String,
+    /// Process id of the `up` whose folder this is.
+    pub(crate) up: Option<u32>,
+    pub(crate) nats: Option<String>,
+    pub(crate) stages: Vec<StageStatus>,
+    pub(crate) streams: Vec<StreamStatus>,
+    pub(crate) people: usize,
+    pub(crate) vectors: usize,
+    pub(crate) dead_letters: u64,
+}
+
+/// One stage of the pipeline.
+#[derive(Debug)]
+pub(crate) struct StageStatus {
+    pub(crate) name: String,
+    pub(crate) replicas: Vec<Replica>,
+    /// Its durable at each stage that it takes from; nothing where that is not on the server.
+    pub(crate) takes: Vec<(String, Option<DurableState>)>,
+}
+
+/// A process of a stage, by what it last said.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) beat: Heartbeat,
+    /// How long ago that was.
+    pub(crate) silent: Duration,
+}
+
+/// One stream of the pipeline.
+#[derive(Debug)]
+pub(crate) struct StreamStatus {
+    pub(crate) name: String,
+    /// Whether messages go as soon as they are taken.
+    pub(crate) is_link: bool,
+    pub(crate) kept: Option<Duration>,
+    pub(crate) state: Option<StreamState>,
+}
+
+impl Replica {
+    pub(crate) fn is_stale(&self) -> bool {
+        self.silent > STALE
+    }
+}
+
+impl StageStatus {
+    /// In one word or a short sentence: the worst of what its replicas say.
+    pub(crate) fn state(&self) -> String {
+        let fresh: Vec<_> = self.replicas.iter().filter(|replica| !replica.is_stale()).collect();
+        let troubled = fresh.iter().find(|replica| replica.beat.state != "running");
+        match (troubled.or(fresh.first()), self.replicas.first()) {
+            (Some(replica), _) => replica.beat.state.clone(),
+            (None, Some(stale)) => format!("silent for {}", crate::terminal::age(stale.silent)),
+            (None, None) => "-".into(),
+        }
+    }
+
+    pub(crate) fn sum(&self, count: impl Fn(&Heartbeat) -> u64) -> u64 {
+        self.replicas.iter().map(|replica| count(&replica.beat)).sum()
+    }
+
+    pub(crate) fn waiting(&self, count: impl Fn(&DurableState) -> u64) -> Option<u64> {
+        let durables: Vec<_> = self.takes.iter().filter_map(|(_, durable)| durable.as_ref()).collect();
+        (!durables.is_empty()).then(|| durables.into_iter().map(count).sum())
+    }
+}
+
+impl Gathered {
+    pub(crate) async fn read(
+        bus: &Bus,
+        pipeline: &Pipeline,
+        running: Option<&Running>,
+        nats: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let mut replicas = replicas(bus).await?;
+        let (mut stages, mut streams) = (Vec::new(), Vec::new());
+        for spec in &pipeline.stages {
+            stages.push(stage(bus, pipeline, spec, &mut replicas).await?);
+            streams.push(stream_of(bus, pipeline, spec).await?);
+        }
+        for link in [names::EMPTY, names::DEAD] {
+            streams.push(stream(bus, pipeline, link, false, Some(pipeline.keep_outcomes.age)).await?);
+        }
+        let dead_letters = streams.last().and_then(|dead| dead.state).map_or(0, |state| state.messages);
+        // The table is not there before the pipeline was applied: nobody is known.
+        let people = read_people(bus).await.unwrap_or_default();
+        Ok(Self {
+            pipeline: pipeline.name.clone(),
+            file: pipeline.file.display().to_string(),
+            up: running.filter(|running| running.pid != std::process::id()).map(|running| running.pid),
+            nats: nats.map(Into::into),
+            stages,
+            streams,
+            people: people.len(),
+            vectors: people.iter().map(|person| person.vectors.len()).sum(),
+            dead_letters,
+        })
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "pipeline": self.pipeline,
+            "file": self.file,
+            "up": self.up,
+            "nats": self.nats,
+            "stages": self.stages.iter().map(stage_json).collect::<Vec<_>>(),
+            "streams": self.streams.iter().map(stream_json).collect::<Vec<_>>(),
+            "people": self.people,
+            "vectors": self.vectors,
+            "dead_letters": self.dead_letters,
+        })
+    }
+}
+
+/// The replicas of all stages.
+async fn replicas(bus: &Bus) -> anyhow::Result<Vec<Replica>> {
+    let entries = bus.table_entries(names::REPLICAS).await.unwrap_or_default();
+    let now = now_ns();
+    let replica = |entry: &causeway_bus::Entry| {
+        let silent = Duration::from_nanos(now.saturating_sub(entry.stored_at));
+        Some(Replica { beat: serde_json::from_slice(&entry.value).ok()?, silent })
+    };
+    Ok(entries.iter().filter_map(replica).collect())
+}
+
+async fn stage(
+    bus: &Bus,
+    pipeline: &Pipeline,
+    spec: &StageSpec,
+    replicas: &mut Vec<Replica>,
+) -> anyhow::Result<StageStatus> {
+    let mut takes = Vec::new();
+    for from in &spec.from {
+        let stream = names::stream(&pipeline.name, from);
+        let there = bus.stream_state(&stream).await?.is_some();
+        let durable = if there { bus.durable_state(&stream, &spec.name).await? } else { None };
+        takes.push((from.clone(), durable));
+    }
+    let (mut own, others): (Vec<_>, Vec<_>) =
+        std::mem::take(replicas).into_iter().partition(|replica| replica.beat.stage == spec.name);
+    *replicas = others;
+    own.sort_by(|a, b| a.beat.replica.cmp(&b.beat.replica));
+    Ok(StageStatus { name: spec.name.clone(), replicas: own, takes })
+}
+
+async fn stream_of(bus: &Bus, pipeline: &Pipeline, spec: &StageSpec) -> anyhow::Result<StreamStatus> {
+    let is_link = !spec.is_source() && !pipeline.is_final(&spec.name);
+    let kept = if is_link {
+        None
+    } else if spec.is_source() {
+        Some(pipeline.keep_captured.age)
+    } else {
+        Some(pipeline.keep_outcomes.age)
+    };
+    stream(bus, pipeline, &spec.name, is_link, kept).await
+}
+
+async fn stream(
+    bus: &Bus,
+    pipeline: &Pipeline,
+    name: &str,
+    is_link: bool,
+    kept: Option<Duration>,
+) -> anyhow::Result<StreamStatus> {
+    let state = bus.stream_state(&names::stream(&pipeline.name, name)).await?;
+    Ok(StreamStatus { name: name.into(), is_link, kept, state })
+}
+
+fn stage_json(stage: &StageStatus) -> Value {
+    let replicas = stage.replicas.iter().map(|replica| {
+        let mut object = json!(replica.beat);
+        object["silent_s"] = json!(replica.silent.as_secs_f64());
+        object["stale"] = json!(replica.is_stale());
+        object
+    });
+    let takes = stage.takes.iter().map(|(from, durable)| {
+        let count = |count: fn(&DurableState) -> u64| durable.as_ref().map(count);
+        json!({
+            "from": from,
+            "pending": count(|durable| durable.pending),
+            "unacked": count(|durable| durable.unacked),
+            "redelivered": count(|durable| durable.redelivered),
+            "pulls_waiting": count(|durable| durable.waiting),
+        })
+    });
+    json!({
+        "name": stage.name,
+        "state": stage.state(),
+        "handled": stage.sum(|beat| beat.handled),
+        "given": stage.sum(|beat| beat.given),
+        "empty": stage.sum(|beat| beat.empty),
+        "dead": stage.sum(|beat| beat.dead),
+        "retried": stage.sum(|beat| beat.retried),
+        "skipped": stage.sum(|beat| beat.skipped),
+        "rss": stage.sum(|beat| beat.rss),
+        "replicas": replicas.collect::<Vec<_>>(),
+        "takes": takes.collect::<Vec<_>>(),
+    })
+}
+
+fn stream_json(stream: &StreamStatus) -> Value {
+    let state = stream.state.as_ref();
+    json!({
+        "name": stream.name,
+        "messages": state.map(|state| state.messages),
+        "bytes": state.map(|state| state.bytes),
+        "max_bytes": state.and_then(|state| state.max_bytes),
+        "kept_s": stream.kept.map(|kept| kept.as_secs()),
+        "until_taken": stream.is_link,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn replica(state: &str, silent_s: u64) -> Replica {
+        let beat = Heartbeat {
+            stage: "classify".into(),
+            replica: "host-1".into(),
+            pid: 1,
+            health: String::new(),
+            state: state.into(),
+            handled: 7,
+            given: 7,
+            empty: 0,
+            dead: 0,
+            retried: 0,
+            skipped: 0,
+            busy_s: 0.5,
+            rss: 50_000_000,
+        };
+        Replica { beat, silent: Duration::from_secs(silent_s) }
+    }
+
+    pub(crate) fn stage(replicas: Vec<Replica>) -> StageStatus {
+        let durable = DurableState { pending: 12, unacked: 3, ..DurableState::default() };
+        StageStatus { name: "classify".into(), replicas, takes: vec![("extract".into(), Some(durable))] }
+    }
+
+    #[test]
+    fn the_worst_of_the_replicas_is_told() {
+        let state = |replicas| stage(replicas).state();
+        assert_eq!(state(vec![]), "-");
+        assert_eq!(state(vec![replica("running", 0), replica("running", 9)]), "running");
+        assert_eq!(
+            state(vec![replica("running", 0), replica("waiting: faces.frame is full", 0)]),
+            "waiting: faces.frame is full"
+        );
+        assert_eq!(state(vec![replica("running", 9)]), "silent for 9 s");
+    }
+}

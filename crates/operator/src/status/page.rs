@@ -1,0 +1,113 @@
+use crate::status::gather::{Gathered, StageStatus, StreamStatus};
+use crate::terminal::{Paint, age, bytes, count, table};
+
+/// What stands where there is nothing to say.
+const NOTHING: &str = "-";
+
+impl Gathered {
+    /// For a terminal.
+    pub(crate) fn page(&self) -> String {
+        let running = match (self.up, &self.nats) {
+            (Some(pid), Some(nats)) => format!("{}: pid {pid}, server {nats}", Paint::Green.on("up runs")),
+            (None, Some(nats)) => format!("server {nats}"),
+            _ => format!("{}: this is what is stored", Paint::Yellow.on("nothing runs here")),
+        };
+        let head =
+            ["STAGE", "STATE", "REPLICAS", "HANDLED", "GIVEN", "EMPTY", "DEAD", "PENDING", "UNACKED", "AGAIN", "RSS"];
+        let stages = table(&head, &[2, 3, 4, 5, 6, 7, 8, 9, 10], self.stages.iter().map(stage_row).collect());
+        let streams = self.streams.iter().map(stream_row).collect();
+        let streams = table(&["STREAM", "MESSAGES", "BYTES", "OF AT MOST", "KEPT"], &[1, 2, 3], streams);
+        let people = match self.people {
+            0 => "nobody enrolled".into(),
+            1 => format!("1 person enrolled ({})", count(self.vectors, "vector")),
+            people => format!("{people} people enrolled ({})", count(self.vectors, "vector")),
+        };
+        let dead = count(self.dead_letters as usize, "dead letter");
+        let dead = if self.dead_letters > 0 { Paint::Red.on(&dead) + " (causeway dlq ls)" } else { dead };
+        let (pipeline, file) = (Paint::Bold.on(&self.pipeline), &self.file);
+        format!("{pipeline} ({file}), {running}\n\n{stages}\n{streams}\n{people}, {dead}\n")
+    }
+}
+
+fn stage_row(stage: &StageStatus) -> Vec<String> {
+    let counted = |sum: u64| if stage.replicas.is_empty() { NOTHING.into() } else { sum.to_string() };
+    let waiting = |sum: Option<u64>| sum.map_or(NOTHING.into(), |sum| sum.to_string());
+    let stale = stage.replicas.iter().filter(|replica| replica.is_stale()).count();
+    let replicas = match (stage.replicas.len(), stale) {
+        (0, _) => NOTHING.into(),
+        (all, 0) => all.to_string(),
+        (all, stale) => format!("{all} ({stale} stale)"),
+    };
+    let rss = stage.sum(|beat| beat.rss);
+    vec![
+        stage.name.clone(),
+        stage.state(),
+        replicas,
+        counted(stage.sum(|beat| beat.handled)),
+        counted(stage.sum(|beat| beat.given)),
+        counted(stage.sum(|beat| beat.empty)),
+        counted(stage.sum(|beat| beat.dead)),
+        waiting(stage.waiting(|durable| durable.pending)),
+        waiting(stage.waiting(|durable| durable.unacked)),
+        waiting(stage.waiting(|durable| durable.redelivered)),
+        if rss == 0 { NOTHING.into() } else { bytes(rss) },
+    ]
+}
+
+fn stream_row(stream: &StreamStatus) -> Vec<String> {
+    let kept = match (stream.is_link, stream.kept) {
+        (true, _) => "until taken".into(),
+        (false, Some(kept)) => age(kept),
+        (false, None) => NOTHING.into(),
+    };
+    let Some(state) = &stream.state else {
+        return vec![stream.name.clone(), "not there".into(), NOTHING.into(), NOTHING.into(), kept];
+    };
+    let most = state.max_bytes.map_or("no bound".into(), bytes);
+    vec![stream.name.clone(), state.messages.to_string(), bytes(state.bytes), most, kept]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use causeway_bus::StreamState;
+
+    use super::*;
+    use crate::status::gather::tests::{replica, stage};
+
+    #[test]
+    fn a_page() {
+        let state = StreamState { messages: 4, bytes: 2048, max_bytes: Some(1 << 28), ..StreamState::default() };
+        let stream = |name: &str, is_link, state| StreamStatus {
+            name: name.into(),
+            is_link,
+            kept: (!is_link).then_some(Duration::from_hours(720)),
+            state,
+        };
+        let gathered = Gathered {
+            pipeline: "faces".into(),
+            file: "faces.toml".into(),
+            up: Some(7),
+            nats: Some("nats://127.0.0.1:4222".into()),
+            stages: vec![stage(vec![replica("running", 0), replica("running", 9)])],
+            streams: vec![stream("extract", true, Some(state)), stream("dead", false, None)],
+            people: 1,
+            vectors: 2,
+            dead_letters: 0,
+        };
+        let expected = "\
+faces (faces.toml), up runs: pid 7, server nats://127.0.0.1:4222
+
+STAGE     STATE       REPLICAS  HANDLED  GIVEN  EMPTY  DEAD  PENDING  UNACKED  AGAIN       RSS
+classify  running  2 (1 stale)       14     14      0     0       12        3      0  100.0 MB
+
+STREAM    MESSAGES   BYTES  OF AT MOST  KEPT
+extract          4  2.0 kB    268.4 MB  until taken
+dead     not there       -           -  30 d
+
+1 person enrolled (2 vectors), 0 dead letters
+";
+        assert_eq!(gathered.page(), expected);
+    }
+}

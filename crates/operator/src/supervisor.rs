@@ -1,0 +1,268 @@
+//! Starts the stages of a pipeline, restarts what dies, and stops them in graph order.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use causeway_pipelines::StageSpec;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use crate::home::Process;
+use crate::session::{Session, absolute};
+
+/// First and longest pause before a stage that died is started again.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// A stage that lived for this long starts anew with the first pause.
+const SETTLED: Duration = Duration::from_secs(10);
+/// A stage that dies this often in a row without settling has a fault that a restart does not mend.
+const MAX_QUICK_DEATHS: u32 = 5;
+/// How long a stage may take to drain before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Last lines of a stage's log that are kept to tell why it died.
+const LAST_LINES: usize = 4;
+
+/// What happened to a stage.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// It runs, as this process.
+    Started { stage: String, pid: u32 },
+    /// A source has given all it has.
+    Ended { stage: String },
+    /// It died and is started again.
+    Restarting { stage: String, status: String },
+    /// It cannot run.
+    Failed { stage: String, why: String },
+    /// It says something that a person should read.
+    Said { stage: String, line: String },
+}
+
+/// The stages of a running pipeline.
+pub(crate) struct Supervisor {
+    stops: Vec<(String, tokio::sync::watch::Sender<bool>, tokio::task::JoinHandle<()>)>,
+    events: mpsc::UnboundedReceiver<Event>,
+    pids: HashMap<String, u32>,
+    /// How often each stage was started again.
+    pub(crate) restarts: HashMap<String, u32>,
+}
+
+/// How a stage is started.
+#[derive(Clone)]
+struct Launch {
+    stage: String,
+    is_source: bool,
+    program: PathBuf,
+    arguments: Vec<String>,
+    nats: String,
+    log: PathBuf,
+}
+
+/// What all stages of a run are given.
+pub(crate) struct Run<'a> {
+    /// `--set` for every stage.
+    pub(crate) overrides: &'a [String],
+    /// Raised to run again what was run before.
+    pub(crate) generation: u32,
+}
+
+impl Supervisor {
+    /// Starts every stage, takers before givers.
+    ///
+    /// Call on the main thread: children end with the thread that started them.
+    pub(crate) fn start(session: &Session, run: &Run<'_>) -> anyhow::Result<Self> {
+        let (say, events) = mpsc::unbounded_channel();
+        let mut stops = Vec::new();
+        let threads = model_threads(&session.pipeline.stages);
+        for stage in session.pipeline.stages.iter().rev() {
+            let launch = Launch::new(session, stage, run, threads)?;
+            let (stop, stopped) = tokio::sync::watch::channel(false);
+            let name = stage.name.clone();
+            stops.push((name, stop, tokio::spawn(launch.keep_running(say.clone(), stopped))));
+        }
+        stops.reverse();
+        Ok(Self { stops, events, pids: HashMap::new(), restarts: HashMap::new() })
+    }
+
+    /// What happens next.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        let event = self.events.recv().await?;
+        match &event {
+            Event::Started { stage, pid } => {
+                self.pids.insert(stage.clone(), *pid);
+            }
+            Event::Ended { stage } => {
+                self.pids.remove(stage);
+            }
+            Event::Restarting { stage, .. } => *self.restarts.entry(stage.clone()).or_default() += 1,
+            Event::Failed { .. } | Event::Said { .. } => {}
+        }
+        Some(event)
+    }
+
+    /// The processes that run now.
+    pub(crate) fn processes(&self) -> Vec<(String, Process)> {
+        let mut processes: Vec<_> = self.pids.iter().map(|(stage, &pid)| (stage.clone(), Process::of(pid))).collect();
+        processes.sort_by(|a, b| a.0.cmp(&b.0));
+        processes
+    }
+
+    /// Stops every stage, givers before takers, so that what is under way is taken.
+    pub(crate) async fn stop(self) {
+        for (_, stop, running) in self.stops {
+            let _ = stop.send(true);
+            let _ = running.await;
+        }
+    }
+}
+
+/// Cores divided by model workers: one thread each unless there are more cores than workers.
+fn model_threads(stages: &[StageSpec]) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers: usize = stages.iter().filter(|stage| stage.model().is_some()).map(|stage| stage.workers).sum();
+    (cores / workers.max(1)).max(1)
+}
+
+impl Launch {
+    fn new(session: &Session, stage: &StageSpec, run: &Run<'_>, threads: usize) -> anyhow::Result<Self> {
+        let mut arguments = vec![
+            "--pipeline".into(),
+            text(&absolute(&session.pipeline.file)?)?,
+            "--stage".into(),
+            stage.name.clone(),
+            "--models".into(),
+            text(&session.models)?,
+            "--threads".into(),
+            threads.to_string(),
+        ];
+        for set in run.overrides {
+            arguments.extend(["--set".into(), set.clone()]);
+        }
+        if stage.is_source() {
+            arguments.extend(["--generation".into(), run.generation.to_string()]);
+        }
+        Ok(Self {
+            stage: stage.name.clone(),
+            is_source: stage.is_source(),
+            program: program(&stage.uses)?,
+            arguments,
+            nats: session.nats.clone(),
+            log: session.home.log(&stage.name),
+        })
+    }
+
+    async fn keep_running(self, say: mpsc::UnboundedSender<Event>, mut stop: tokio::sync::watch::Receiver<bool>) {
+        let (mut pause, mut quick_deaths) = (RESTART_PAUSE.0, 0);
+        while !*stop.borrow() {
+            let began = Instant::now();
+            let (status, last_lines) = match self.run_once(&say, &mut stop).await {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return,
+                Err(error) => (format!("{error:#}"), Vec::new()),
+            };
+            if self.is_source && status.is_empty() {
+                let _ = say.send(Event::Ended { stage: self.stage });
+                return;
+            }
+            if began.elapsed() > SETTLED {
+                (pause, quick_deaths) = (RESTART_PAUSE.0, 0);
+            }
+            quick_deaths += 1;
+            if quick_deaths == MAX_QUICK_DEATHS {
+                let why = if last_lines.is_empty() { status } else { last_lines.join("\n  ") };
+                let _ = say.send(Event::Failed { stage: self.stage, why });
+                return;
+            }
+            let _ = say.send(Event::Restarting { stage: self.stage.clone(), status });
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.changed() => return,
+            }
+            pause = (pause * 2).min(RESTART_PAUSE.1);
+        }
+    }
+
+    /// Runs it once. `None`: it was stopped. Else how it ended (nothing to say for exit code 0) and its last lines.
+    async fn run_once(
+        &self,
+        say: &mpsc::UnboundedSender<Event>,
+        stop: &mut tokio::sync::watch::Receiver<bool>,
+    ) -> anyhow::Result<Option<(String, Vec<String>)>> {
+        let mut child = self.spawn()?;
+        let pid = child.id().unwrap_or_default();
+        let _ = say.send(Event::Started { stage: self.stage.clone(), pid });
+        let lines = child.stderr.take().context("no stderr")?;
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
+        let told = tokio::spawn(tell(lines, log, self.stage.clone(), say.clone()));
+        let status = tokio::select! {
+            status = child.wait() => status?,
+            _ = stop.changed() => {
+                end(&mut child).await;
+                return Ok(None);
+            }
+        };
+        // The pipe may be held open by a grandchild: the log is not waited for longer than this.
+        let last = tokio::time::timeout(Duration::from_secs(1), told).await;
+        let last = last.ok().and_then(Result::ok).unwrap_or_default();
+        Ok(Some((if status.success() { String::new() } else { status.to_string() }, last)))
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).env("CAUSEWAY_NATS", &self.nats);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        // Ctrl-C goes to the whole group of the terminal; stages are stopped by us, in order.
+        command.process_group(0);
+        causeway_bus::server::die_with_parent(&mut command);
+        command.spawn().with_context(|| format!("cannot run {}", self.program.display()))
+    }
+}
+
+async fn end(child: &mut Child) {
+    if let Some(pid) = child.id() {
+        causeway_bus::server::terminate(pid);
+    }
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// Copies a stage's log to its file; passes warnings and errors on. Gives the last lines.
+async fn tell(
+    lines: tokio::process::ChildStderr,
+    mut log: std::fs::File,
+    stage: String,
+    say: mpsc::UnboundedSender<Event>,
+) -> Vec<String> {
+    use std::io::Write as _;
+    let mut lines = BufReader::new(lines).lines();
+    let mut last: Vec<String> = Vec::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let _ = writeln!(log, "{line}");
+        if line.contains(" WARN ") || line.contains("ERROR ") {
+            let _ = say.send(Event::Said { stage: stage.clone(), line: line.clone() });
+        }
+        last.push(line);
+        if last.len() > LAST_LINES {
+            last.remove(0);
+        }
+    }
+    last
+}
+
+/// The program of a stage: beside this one.
+fn program(uses: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(format!("causeway-{uses}"));
+    if !path.is_file() {
+        bail!("cannot find the stage program {}: build it with `./dev build`", path.display());
+    }
+    Ok(path)
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    path.to_str().map(Into::into).with_context(|| format!("cannot use {}: its path is not UTF-8", path.display()))
+}

@@ -1,0 +1,231 @@
+//! `causeway up`: the stages of a pipeline, watched until they are drained or told to stop.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use causeway_bus::server::Server;
+use causeway_bus::{Bus, BusError, names};
+use causeway_pipelines::Pipeline;
+use causeway_stage::Heartbeat;
+
+use crate::agent::Agent;
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::supervisor::{Event, Run, Supervisor};
+
+/// How often the links are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// How often the agent does its rounds.
+const AGENT_EVERY: Duration = Duration::from_secs(5);
+/// Pause before a server that died is started again, and how often in a row.
+const SERVER_RESTART: (Duration, u32) = (Duration::from_millis(200), 20);
+
+/// What a run was like.
+#[derive(Debug, Default)]
+pub(crate) struct RunStats {
+    /// From the start of the stages until they were drained or stopped.
+    pub(crate) took: Duration,
+    /// The last that each replica said of itself.
+    pub(crate) replicas: Vec<Heartbeat>,
+    /// How often each stage was started again.
+    pub(crate) restarts: HashMap<String, u32>,
+}
+
+impl RunStats {
+    /// What the replicas of a stage counted together.
+    pub(crate) fn total(&self, stage: &str, count: impl Fn(&Heartbeat) -> u64) -> u64 {
+        self.of(stage).map(count).sum()
+    }
+
+    /// Time that the replicas of a stage spent in `process`, seconds.
+    pub(crate) fn busy_s(&self, stage: &str) -> f64 {
+        self.of(stage).map(|beat| beat.busy_s).sum()
+    }
+
+    /// Resident memory of a stage's largest replica, bytes.
+    pub(crate) fn rss(&self, stage: &str) -> u64 {
+        self.of(stage).map(|beat| beat.rss).max().unwrap_or(0)
+    }
+
+    /// How often a stage was started again.
+    pub(crate) fn restarts(&self, stage: &str) -> u32 {
+        self.restarts.get(stage).copied().unwrap_or(0)
+    }
+
+    fn of(&self, stage: &str) -> impl Iterator<Item = &Heartbeat> {
+        self.replicas.iter().filter(move |beat| beat.stage == stage)
+    }
+}
+
+/// How a run goes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunOptions {
+    /// `--set STAGE.KEY=VALUE`, for every stage.
+    pub(crate) overrides: Vec<String>,
+    /// Ends when the sources have ended and nothing is under way; else when told to stop.
+    pub(crate) until_drained: bool,
+    /// Says nothing of its progress.
+    pub(crate) quiet: bool,
+    /// Forgets the results of earlier runs and runs everything again.
+    pub(crate) again: bool,
+}
+
+/// Runs the stages of an open session.
+pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::Result<RunStats> {
+    let generation = if options.again { forget_results(&session.bus, &session.pipeline).await? } else { 0 };
+    // What replicas of the last run said stays for a while: it is not of this run.
+    let earlier: HashSet<String> = heartbeats(&session.bus).await?.into_iter().map(|beat| beat.replica).collect();
+    let began = Instant::now();
+    let run = Run { overrides: &options.overrides, generation };
+    let mut supervisor = Supervisor::start(session, &run)?;
+    let mut progress = Progress::start(&session.bus, &session.pipeline, options.quiet).await?;
+    let watched = watch(session, &mut supervisor, &mut progress, options).await;
+    progress.say("stopping the stages");
+    let restarts = std::mem::take(&mut supervisor.restarts);
+    supervisor.stop().await;
+    let took = progress.drained_at().unwrap_or_else(Instant::now) - began;
+    progress.end();
+    watched?;
+    let replicas = heartbeats(&session.bus).await?;
+    let seen = progress.into_replicas();
+    let mut replicas = merge(seen, replicas);
+    replicas.retain(|beat| !earlier.contains(&beat.replica));
+    Ok(RunStats { took, replicas, restarts })
+}
+
+/// The last beat of each replica, whether it is still on the bus or was only seen in passing.
+fn merge(mut seen: HashMap<String, Heartbeat>, last: Vec<Heartbeat>) -> Vec<Heartbeat> {
+    seen.extend(last.into_iter().map(|beat| (beat.replica.clone() + &beat.stage, beat)));
+    seen.into_values().collect()
+}
+
+/// What every replica last said of itself.
+pub(crate) async fn heartbeats(bus: &Bus) -> Result<Vec<Heartbeat>, BusError> {
+    let entries = bus.table_entries(names::REPLICAS).await?;
+    Ok(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
+}
+
+async fn watch(
+    session: &mut Session,
+    supervisor: &mut Supervisor,
+    progress: &mut Progress,
+    options: &RunOptions,
+) -> anyhow::Result<()> {
+    let mut sources: Vec<String> =
+        session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
+    let mut agent = Agent::new(&session.bus, &session.pipeline);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut round = tokio::time::interval(AGENT_EVERY);
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            event = supervisor.next() => match event {
+                Some(Event::Ended { stage }) => sources.retain(|source| *source != stage),
+                Some(Event::Started { .. }) => session.say(&supervisor.processes())?,
+                Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
+                Some(Event::Restarting { stage, status }) => progress.say(&format!("{stage} ended ({status}); starting it again")),
+                Some(Event::Failed { stage, why }) => bail!("cannot run [stage.{stage}]; it said:\n  {why}"),
+                None => bail!("no stage runs"),
+            },
+            why = server_ended(session.server.as_mut()) => restart_server(session, &why, progress).await?,
+            _ = round.tick() => if let Err(error) = agent.round().await {
+                tracing::debug!(%error, "the agent's round failed; it comes again");
+            },
+            _ = look.tick() => {
+                let drained = match progress.look(&session.bus, &session.pipeline).await {
+                    Ok(drained) => drained && sources.is_empty(),
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot look at the links; trying again");
+                        false
+                    }
+                };
+                if drained && options.until_drained {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn server_ended(server: Option<&mut Server>) -> String {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The store and the port stay the same: clients find it again by themselves.
+async fn restart_server(session: &mut Session, why: &str, progress: &mut Progress) -> anyhow::Result<()> {
+    progress.say(&format!("nats-server ended ({why}); starting it again"));
+    let Some(old) = session.server.take() else { return Ok(()) };
+    let port = old.port();
+    drop(old);
+    let site = session.pipeline.sites.first().map_or("edge", String::as_str).to_owned();
+    let dir = crate::session::absolute(&session.home.site(&site))?;
+    let mut last = None;
+    for _ in 0..SERVER_RESTART.1 {
+        match Server::start(&site, &dir, Some(port)).await {
+            Ok(server) => {
+                session.server = Some(server);
+                return Ok(());
+            }
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(SERVER_RESTART.0).await;
+    }
+    Err(last.map_or_else(|| anyhow::anyhow!("no attempt"), Into::into)).context("cannot start nats-server again")
+}
+
+/// Ends at SIGTERM or Ctrl-C.
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+/// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
+async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
+    for wish in crate::layout::streams(pipeline) {
+        bus.purge(&wish.name).await?;
+    }
+    loop {
+        let now = bus.table_get(names::CONTROL, GENERATION).await?;
+        let value = now.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u32>().ok());
+        let next = value.unwrap_or(0) + 1;
+        let revision = now.map_or(0, |entry| entry.revision);
+        if bus.table_swap(names::CONTROL, GENERATION, next.to_string().into(), revision).await?.is_some() {
+            return Ok(next);
+        }
+    }
+}
+
+/// The key of the last generation that was given out.
+const GENERATION: &str = "generation";
+
+/// The `--set` that points a pipeline's one folder source at `input`.
+pub(crate) fn input_override(file: &std::path::Path, input: &std::path::Path) -> anyhow::Result<String> {
+    let written = Pipeline::load(file);
+    let pipeline = written.map_err(anyhow::Error::new)?;
+    let sources: Vec<_> = pipeline.stages.iter().filter(|stage| stage.uses == "capture").collect();
+    let [source] = &sources[..] else {
+        bail!(
+            "cannot tell which source --input is for: {} has {} of them; use --set STAGE.input=DIR",
+            file.display(),
+            sources.len()
+        );
+    };
+    let input: PathBuf = crate::session::absolute(input)?;
+    let path = input.to_str().with_context(|| format!("cannot use {}: its path is not UTF-8", input.display()))?;
+    // An absolute path is no TOML value, and so a text whatever it holds.
+    Ok(format!("{}.input={path}", source.name))
+}

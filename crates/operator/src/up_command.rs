@@ -1,0 +1,55 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::cli::{PipelineArgs, PlaceArgs, load};
+use crate::report;
+use crate::results::Results;
+use crate::session::Session;
+use crate::summary::Summary;
+use crate::up::{self, RunOptions};
+
+/// The arguments of `up`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The folder or glob that its capture stage reads
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// End when everything that was captured has its outcomes
+    #[arg(long)]
+    until_drained: bool,
+    /// Forget the results of earlier runs and run everything anew
+    #[arg(long)]
+    again: bool,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let mut set = args.pipeline.set.clone();
+    if let Some(input) = &args.input {
+        set.push(up::input_override(&args.pipeline.pipeline, input)?);
+    }
+    let pipeline = load(&args.pipeline.pipeline, &set)?;
+    let place = &args.place;
+    let nats = place.nats.as_deref();
+    let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
+    eprintln!("{} runs; results: nats sub '{}.>' on {}", session.pipeline.name, session.pipeline.name, session.nats);
+    let options = RunOptions { overrides: set, until_drained: args.until_drained, quiet: false, again: args.again };
+    let result = async {
+        let stats = up::run(&mut session, &options).await?;
+        let results = Results::read(&session.bus, &session.pipeline).await?;
+        let report = match args.until_drained {
+            true => Some(report::write(&session.bus, &session.pipeline, &results, &session.home).await?),
+            false => None,
+        };
+        Summary::new(&results, &session.pipeline, &stats, report.as_deref()).print(args.json)
+    }
+    .await;
+    session.close().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
