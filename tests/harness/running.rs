@@ -1,0 +1,147 @@
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use causeway_bus::{Bus, Credentials};
+use tokio::process::{Child, Command};
+
+use crate::Tools;
+
+/// Longest time that anything in a test is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A `causeway` that is running. Dropped, it is killed, and its children with it.
+pub struct Running {
+    child: Child,
+    home: PathBuf,
+}
+
+/// A `causeway` that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The last line of stdout as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        let line = self.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// Itself, if it ended with 0.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Running {
+    /// Starts `causeway ARGUMENTS… --home HOME` in the checkout.
+    pub fn start(tools: &Tools, home: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(tools.program("causeway"));
+        command.args(arguments).arg("--home").arg(home).current_dir(crate::workspace());
+        Self { child: spawn(tools, command), home: home.to_owned() }
+    }
+
+    /// Runs it to its end.
+    pub async fn finish(mut self) -> Finished {
+        let child = std::mem::replace(&mut self.child, placeholder());
+        tokio::time::timeout(PATIENCE, output(child)).await.expect("causeway ends in time")
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub async fn stop(self) -> Finished {
+        causeway_bus::server::terminate(self.pid());
+        self.finish().await
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// What it says of itself in `up.json`; waits until it is there.
+    pub async fn about(&self) -> serde_json::Value {
+        let file = self.home.join("up.json");
+        eventually("up.json", async || {
+            let text = tokio::fs::read(&file).await.ok()?;
+            let about: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            (about["pid"] == self.pid()).then_some(about)
+        })
+        .await
+    }
+
+    /// The process of a stage, as soon as it runs as another one than `not`.
+    pub async fn stage_pid(&self, stage: &str, not: Option<u32>) -> u32 {
+        eventually("the stage's process", async || {
+            let about = self.about().await;
+            let stages = about["stages"].as_array()?.clone();
+            let process = stages.iter().find(|entry| entry[0] == stage)?;
+            let pid = u32::try_from(process[1]["pid"].as_u64()?).ok()?;
+            (Some(pid) != not).then_some(pid)
+        })
+        .await
+    }
+
+    /// A connection to its server.
+    pub async fn bus(&self, pipeline: &str) -> Bus {
+        let about = self.about().await;
+        let address = about["nats"].as_str().expect("an address");
+        Bus::connect(address, &Credentials::default(), pipeline, "test").await.expect("its server answers")
+    }
+}
+
+/// Runs `causeway ARGUMENTS…` to its end, without a home of its own.
+pub async fn causeway(tools: &Tools, arguments: &[&str]) -> Finished {
+    let mut command = Command::new(tools.program("causeway"));
+    command.args(arguments).current_dir(crate::workspace());
+    let child = spawn(tools, command);
+    tokio::time::timeout(PATIENCE, output(child)).await.expect("causeway ends in time")
+}
+
+fn spawn(tools: &Tools, mut command: Command) -> Child {
+    command.envs(tools.env.iter().cloned()).env_remove("CAUSEWAY_NATS").env("NO_COLOR", "1");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.spawn().expect("causeway can be run")
+}
+
+fn placeholder() -> Child {
+    Command::new("true").kill_on_drop(true).spawn().expect("`true` can be run")
+}
+
+async fn output(child: Child) -> Finished {
+    let output = child.wait_with_output().await.expect("its output is read");
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Asks again and again, without a fixed sleep in the test's own logic, until there is an answer.
+///
+/// # Panics
+/// When there is none within [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{what} does not come"))
+}
+
+/// Kills a process as the kernel would.
+pub fn kill(pid: u32) {
+    use nix::sys::signal::{Signal, kill};
+    kill(nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGKILL).expect("it can be killed");
+}

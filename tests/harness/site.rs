@@ -1,0 +1,93 @@
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use causeway_bus::server::Server;
+use causeway_bus::{Bus, Credentials};
+use causeway_pipelines::Pipeline;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::Tools;
+use crate::running::causeway;
+
+/// A server of its own with a pipeline applied to it; stages are started one by one.
+pub struct Site {
+    tools: Tools,
+    /// Its server.
+    pub server: Server,
+    /// A connection to it.
+    pub bus: Bus,
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    file: PathBuf,
+    _dir: TempDir,
+}
+
+/// A stage's process. Dropped, it is killed.
+pub struct StageProcess {
+    child: Child,
+}
+
+impl Site {
+    /// Starts a server and applies the pipeline `text`.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    pub async fn start(tools: &Tools, text: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("pipeline.toml");
+        std::fs::write(&file, text).expect("it is written");
+        let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::start("edge", dir.path(), None).await.expect("a server");
+        let address = server.address();
+        let path = file.to_str().expect("a path").to_owned();
+        causeway(tools, &["apply", &path, "--nats", &address]).await.ok();
+        let bus = Bus::connect(&address, &Credentials::default(), &pipeline.name, "test").await.expect("a bus");
+        Self { tools: tools.clone(), server, bus, pipeline, file, _dir: dir }
+    }
+
+    /// Starts a replica of a stage.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn stage(&self, name: &str, more: &[&str]) -> StageProcess {
+        let uses = &self.pipeline.stage(name).expect("a stage of the pipeline").uses;
+        let mut command = Command::new(self.tools.program(&format!("causeway-{uses}")));
+        command.arg("--pipeline").arg(&self.file).args(["--stage", name]).args(more);
+        command.envs(self.tools.env.iter().cloned()).env("CAUSEWAY_NATS", self.server.address());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        StageProcess { child: command.spawn().expect("a stage can be run") }
+    }
+}
+
+impl StageProcess {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Kills it and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it can be killed");
+    }
+
+    /// Asks it to drain and gives its exit code.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub async fn stop(mut self) -> Option<i32> {
+        causeway_bus::server::terminate(self.pid());
+        self.ended().await
+    }
+
+    /// Its exit code once it ends of its own accord.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub async fn ended(&mut self) -> Option<i32> {
+        self.child.wait().await.expect("it can be waited for").code()
+    }
+}

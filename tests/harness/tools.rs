@@ -1,0 +1,51 @@
+use std::path::{Path, PathBuf};
+
+/// The root of the checkout.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the checkout").to_owned()
+}
+
+/// Labelled faces for measuring, where they are: `CAUSEWAY_FACES`, else a folder beside the checkout. They are not part of the
+/// project.
+pub fn shared_faces() -> Option<PathBuf> {
+    let beside = || workspace().parent().map(|parent| parent.join("shared/faces"));
+    let faces = std::env::var_os("CAUSEWAY_FACES").map(PathBuf::from).or_else(beside)?;
+    faces.join("lfw10x10").is_dir().then_some(faces)
+}
+
+/// The programs under test, and what `./dev` sets up for them.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// The folder of the programs.
+    pub bin: PathBuf,
+    /// What `./dev` exports: `CAUSEWAY_MODELS` and its like.
+    pub env: Vec<(String, String)>,
+}
+
+impl Tools {
+    /// Finds them.
+    ///
+    /// # Panics
+    /// When they are not there: a test that cannot run is no test that passed.
+    pub fn find() -> Self {
+        let bin = std::env::current_exe().expect("a test has a path");
+        let bin = bin.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
+        assert!(bin.join("causeway").is_file(), "{} is missing: run ./dev test", bin.join("causeway").display());
+        let wanted = ["CAUSEWAY_ONNXRUNTIME", "CAUSEWAY_NATS_SERVER", "CAUSEWAY_MODELS", "CAUSEWAY_PHOTOS"];
+        let env = wanted.map(|name| {
+            let value = std::env::var(name).unwrap_or_else(|_| panic!("${name} is not set: run ./dev test"));
+            (name.to_owned(), value)
+        });
+        Self { bin, env: env.to_vec() }
+    }
+
+    /// The path of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// The demo's photos: `input/` and `enrol/`.
+    pub fn photos(&self) -> PathBuf {
+        self.env.iter().find(|(name, _)| name == "CAUSEWAY_PHOTOS").map(|(_, value)| value.into()).expect("set above")
+    }
+}

@@ -1,0 +1,3 @@
+//! The promises of Causeway, each against real servers, real models and real kills.
+
+mod resume;
