@@ -2,10 +2,14 @@
 
 mod running;
 mod site;
+mod stored;
 mod tools;
 mod verdict;
+mod work;
 
-pub use running::{Finished, Running, causeway, eventually, kill};
+pub use running::{Finished, Running, causeway, eventually, kill, signal};
 pub use site::{Site, StageProcess};
+pub use stored::{Stored, dead_letters, left_running};
 pub use tools::{Tools, shared_faces, workspace};
 pub use verdict::{Verdict, verdict};
+pub use work::{copy_photos, drained};

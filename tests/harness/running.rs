@@ -8,7 +8,10 @@ use tokio::process::{Child, Command};
 use crate::Tools;
 
 /// Longest time that anything in a test is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The variable that marks every process of a home, also those that `causeway` starts.
+pub(crate) const HOME_MARK: &str = "CAUSEWAY_TEST_HOME";
 
 /// A `causeway` that is running. Dropped, it is killed, and its children with it.
 pub struct Running {
@@ -35,6 +38,11 @@ impl Finished {
     }
 
     /// Itself, if it ended with 0.
+    #[expect(
+        clippy::must_use_candidate,
+        clippy::return_self_not_must_use,
+        reason = "an assertion, whether its value is used or not"
+    )]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
         self
@@ -45,7 +53,7 @@ impl Running {
     /// Starts `causeway ARGUMENTS… --home HOME` in the checkout.
     pub fn start(tools: &Tools, home: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(tools.program("causeway"));
-        command.args(arguments).arg("--home").arg(home).current_dir(crate::workspace());
+        command.args(arguments).arg("--home").arg(home).env(HOME_MARK, home).current_dir(crate::workspace());
         Self { child: spawn(tools, command), home: home.to_owned() }
     }
 
@@ -115,7 +123,7 @@ fn placeholder() -> Child {
     Command::new("true").kill_on_drop(true).spawn().expect("`true` can be run")
 }
 
-async fn output(child: Child) -> Finished {
+pub(crate) async fn output(child: Child) -> Finished {
     let output = child.wait_with_output().await.expect("its output is read");
     Finished {
         code: output.status.code(),
@@ -141,7 +149,19 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 /// Kills a process as the kernel would.
+///
+/// # Panics
+/// When there is no such process.
 pub fn kill(pid: u32) {
-    use nix::sys::signal::{Signal, kill};
-    kill(nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGKILL).expect("it can be killed");
+    signal(pid, "KILL");
+}
+
+/// Sends a signal by its name: `KILL`, `STOP`, `CONT`.
+///
+/// # Panics
+/// When there is no such signal or process.
+pub fn signal(pid: u32, name: &str) {
+    let signal = format!("SIG{name}").parse::<nix::sys::signal::Signal>().expect("a signal");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")), signal)
+        .expect("it is there");
 }

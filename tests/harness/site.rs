@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::Tools;
-use crate::running::causeway;
+use crate::running::{Finished, PATIENCE, causeway, output};
 
 /// A server of its own with a pipeline applied to it; stages are started one by one.
 pub struct Site {
@@ -51,12 +51,29 @@ impl Site {
     /// # Panics
     /// When it cannot be run.
     pub fn stage(&self, name: &str, more: &[&str]) -> StageProcess {
+        let mut command = self.command(name, more);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit());
+        StageProcess { child: command.spawn().expect("a stage can be run") }
+    }
+
+    /// Runs a replica of a stage to its end.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn finish_stage(&self, name: &str, more: &[&str]) -> Finished {
+        let mut command = self.command(name, more);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("a stage can be run");
+        tokio::time::timeout(PATIENCE, output(child)).await.expect("the stage ends in time")
+    }
+
+    fn command(&self, name: &str, more: &[&str]) -> Command {
         let uses = &self.pipeline.stage(name).expect("a stage of the pipeline").uses;
         let mut command = Command::new(self.tools.program(&format!("causeway-{uses}")));
         command.arg("--pipeline").arg(&self.file).args(["--stage", name]).args(more);
         command.envs(self.tools.env.iter().cloned()).env("CAUSEWAY_NATS", self.server.address());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
-        StageProcess { child: command.spawn().expect("a stage can be run") }
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
     }
 }
 

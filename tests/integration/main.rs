@@ -1,3 +1,8 @@
 //! The promises of Causeway, each against real servers, real models and real kills.
 
+mod bad_input;
+mod demo;
+mod fold;
+mod life;
+mod refusals;
 mod resume;

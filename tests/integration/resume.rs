@@ -4,7 +4,7 @@ use std::path::Path;
 
 use causeway_bus::{Bus, names};
 use causeway_pipelines::Pipeline;
-use harness::{Running, Tools, Verdict, eventually, kill, verdict, workspace};
+use harness::{Running, Tools, Verdict, copy_photos, drained, eventually, kill, verdict, workspace};
 
 /// Copies of the demo's photos, so that the run is long enough to be killed in: each copy is a photo of its own.
 const COPIES: usize = 4;
@@ -13,7 +13,7 @@ const COPIES: usize = 4;
 async fn killed_stages_resume() {
     let tools = Tools::find();
     let input = tempfile::tempdir().expect("a folder");
-    let photos = copy_photos(&tools, input.path());
+    let photos = copy_photos(&tools, input.path(), COPIES);
 
     let golden = run(&tools, input.path(), &[]).await;
     golden.assert_exactly_once();
@@ -24,19 +24,6 @@ async fn killed_stages_resume() {
     let killed = run(&tools, input.path(), &stages).await;
     killed.assert_exactly_once();
     killed.assert_same_as(&golden);
-}
-
-fn copy_photos(tools: &Tools, to: &Path) -> usize {
-    let mut photos = 0;
-    for photo in std::fs::read_dir(tools.photos().join("input")).expect("the demo's photos") {
-        let photo = photo.expect("a photo");
-        for copy in 0..COPIES {
-            let name = format!("{copy}-{}", photo.file_name().to_string_lossy());
-            std::fs::copy(photo.path(), to.join(name)).expect("it is copied");
-            photos += 1;
-        }
-    }
-    photos
 }
 
 /// Runs the face pipeline over `input` and kills each of `killed` once, in the middle of its work.
@@ -72,25 +59,6 @@ async fn in_the_middle(bus: &Bus, pipeline: &Pipeline, stage: &str) {
         }
         let state = bus.durable_state(&stream, stage).await.ok()??;
         (state.ack_floor >= 3).then_some(())
-    })
-    .await;
-}
-
-/// Waits until everything was captured and, link by link in graph order, nothing is pending nor unacked.
-async fn drained(bus: &Bus, pipeline: &Pipeline, photos: usize) {
-    eventually("drained", async || {
-        let captured = bus.stream_state(&names::stream(&pipeline.name, "capture")).await.ok()??;
-        if captured.messages < photos as u64 {
-            return None;
-        }
-        for stage in pipeline.stages.iter().filter(|stage| !stage.is_source()) {
-            let stream = names::stream(&pipeline.name, &stage.from[0]);
-            let state = bus.durable_state(&stream, &stage.name).await.ok()??;
-            if state.pending + state.unacked > 0 {
-                return None;
-            }
-        }
-        Some(())
     })
     .await;
 }

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::object_store::GetErrorKind;
 use causeway_schemas::header;
+use tokio::sync::watch;
 
 use crate::{Headers, names};
 
@@ -13,6 +15,8 @@ pub struct Bus {
     pub(crate) js: jetstream::Context,
     pub(crate) client: async_nats::Client,
     pub(crate) pipeline: Arc<str>,
+    /// How often it was connected.
+    connections: watch::Receiver<u64>,
 }
 
 /// How to sign in.
@@ -36,6 +40,9 @@ pub enum BusError {
     /// The server has no `JetStream`.
     #[error("cannot use the NATS server at {0}: JetStream is not enabled there; start it with `-js`")]
     NoJetStream(String),
+    /// A body is not in the object store: it never was, or its time is over.
+    #[error("cannot find the body {0} in the object store")]
+    NoBody(String),
     /// A request failed.
     #[error("cannot {what}: {why}")]
     Request {
@@ -73,6 +80,8 @@ impl Bus {
         name: &str,
     ) -> Result<Self, BusError> {
         let unreachable = |why: String| BusError::Unreachable { address: redact(address), why };
+        let (connected, connections) = watch::channel(0);
+        let connected = Arc::new(connected);
         let mut options = async_nats::ConnectOptions::new()
             .name(name)
             .connection_timeout(CONNECT_TIMEOUT)
@@ -83,11 +92,14 @@ impl Bus {
                 let doubled = RECONNECT_PAUSE.0 * 2_u32.saturating_pow(attempt.min(8) as u32);
                 doubled.min(RECONNECT_PAUSE.1)
             })
-            .event_callback(|event| async move {
-                match event {
-                    async_nats::Event::Connected => tracing::debug!("connected"),
-                    async_nats::Event::Disconnected => tracing::warn!("connection lost; it is renewed"),
-                    other => tracing::debug!(event = %other, "connection event"),
+            .event_callback(move |event| {
+                let connected = Arc::clone(&connected);
+                async move {
+                    match event {
+                        async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
+                        async_nats::Event::Disconnected => tracing::warn!("connection lost; it is renewed"),
+                        other => tracing::debug!(event = %other, "connection event"),
+                    }
                 }
             });
         if let Some(file) = &credentials.file {
@@ -102,9 +114,16 @@ impl Bus {
             .max_ack_inflight(PUBLISH_WINDOW)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let bus = Self { js, client, pipeline: pipeline.into() };
+        let bus = Self { js, client, pipeline: pipeline.into(), connections };
         bus.js.query_account().await.map_err(|_| BusError::NoJetStream(redact(address)))?;
         Ok(bus)
+    }
+
+    /// Changes whenever the connection was renewed: what was asked for on the old one is not answered any more.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        let mut connections = self.connections.clone();
+        connections.mark_unchanged();
+        connections
     }
 
     /// The pipeline whose streams it uses.
@@ -141,7 +160,10 @@ impl Bus {
             .get_object_store(names::bodies(&self.pipeline))
             .await
             .map_err(|error| BusError::request(what(), error))?;
-        let mut object = store.get(reference).await.map_err(|error| BusError::request(what(), error))?;
+        let mut object = store.get(reference).await.map_err(|error| match error.kind() {
+            GetErrorKind::NotFound | GetErrorKind::InvalidName => BusError::NoBody(reference.into()),
+            _ => BusError::request(what(), error),
+        })?;
         let mut whole = Vec::with_capacity(object.info().size);
         object.read_to_end(&mut whole).await.map_err(|error| BusError::request(what(), error))?;
         Ok(whole.into())

@@ -102,7 +102,15 @@ impl Bus {
 
     async fn send(&self, subject: &str, message: PublishMessage) -> Result<Stored, PublishError> {
         let refuse = |error: JsPublishError| refusal(subject, &error);
-        let ack = self.js.send_publish(subject.to_owned(), message).await.map_err(refuse)?.await.map_err(refuse)?;
+        let mut connections = self.connections();
+        let ack = self.js.send_publish(subject.to_owned(), message).await.map_err(refuse)?;
+        let ack = tokio::select! {
+            biased;
+            ack = ack.into_future() => ack.map_err(refuse)?,
+            _ = connections.changed() => {
+                return Err(PublishError::Unsure { subject: subject.into(), why: "the connection was renewed".into() });
+            }
+        };
         Ok(if ack.duplicate { Stored::Already } else { Stored::At(ack.sequence) })
     }
 
@@ -111,7 +119,7 @@ impl Bus {
             subject: subject.into(),
             why: format!("object store: {}", error_chain(why)),
         };
-        let reference = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let reference = hex(&Sha256::digest(body));
         let bucket = names::bodies(&self.pipeline);
         let store = self.js.get_object_store(bucket).await.map_err(|error| unsure(&error))?;
         // The name is the content: what is there already is the same.
@@ -120,6 +128,14 @@ impl Bus {
         }
         Ok(reference)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn refusal(subject: &str, error: &JsPublishError) -> PublishError {

@@ -1,13 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{AckKind, Message};
+use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
 use causeway_schemas::Id;
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::bus::error_chain;
 use crate::{Bus, BusError, Headers};
@@ -77,12 +78,12 @@ impl Delivery {
     }
 }
 
-/// How much is asked for at once.
+/// How a pull waits.
 #[derive(Debug, Clone, Copy)]
 struct PullBounds {
-    /// How long a pull waits on the server.
+    /// How long it waits on the server.
     expires: Duration,
-    /// The server says it is alive this often; two missing renew the pull.
+    /// The server says this often that the pull is alive; nothing for two of these renews it.
     heartbeat: Duration,
 }
 
@@ -93,37 +94,59 @@ impl PullBounds {
     const PINNED: Self = Self { expires: Duration::from_secs(1), heartbeat: Duration::from_millis(400) };
 }
 
-/// Messages out of a durable. A pull that stalls is renewed; the durable itself is never touched.
+/// Messages out of a durable. A pull that stalls is renewed, at once when the connection was; the durable itself is never
+/// touched.
+///
+/// Written against the protocol rather than with the client's `batch()`, which loses its wake-up at every idle heartbeat and
+/// then waits until the pull expires, and asks for more than its caller has room for.
+/// (<https://docs.nats.io/reference/reference-protocols/nats_api_reference>, `$JS.API.CONSUMER.MSG.NEXT`)
 pub struct Pull {
     bus: Bus,
     stream: String,
     durable: String,
-    /// The priority group of a durable with one pinned taker.
+    /// The priority group of a durable with one pinned taker, and the pin that the server gave.
     group: Option<&'static str>,
+    pin: Option<String>,
     bounds: PullBounds,
     /// Half of what may be held: one half is worked on while the other is pulled.
     half: u32,
     slots: Arc<Semaphore>,
-    /// Slots of the open batch that no message has come for yet.
+    /// Slots that no message has come for yet.
     spare: Option<OwnedSemaphorePermit>,
-    consumer: Option<PullConsumer>,
     open: Option<Open>,
+    connections: watch::Receiver<u64>,
 }
 
-/// A pull that is under way.
-enum Open {
-    Batch(pull::Batch),
-    Pinned(pull::Stream),
+/// Where the messages of a pull come in. A renewed pull has another one, so that the server forgets the old.
+struct Open {
+    inbox: String,
+    messages: Subscriber,
+    /// How many messages the request under way may still bring.
+    left: u32,
+}
+
+/// The body of a pull request.
+#[derive(Serialize)]
+struct Request<'a> {
+    batch: u32,
+    /// ns
+    expires: u64,
+    /// ns
+    idle_heartbeat: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
 }
 
 /// Pause before a pull that failed is made again.
 const RENEW_PAUSE: Duration = Duration::from_millis(200);
 
-/// Messages of one pull of a pinned durable; what is held in all is bounded by its `max_ack_pending`.
-const PINNED_BATCH: usize = 64;
-
 /// The one priority group that a fold's durable has.
 pub(crate) const WRITER_GROUP: &str = "writer";
+
+/// With it the server names the pin of the taker that it has chosen.
+const PIN_ID: &str = "Nats-Pin-Id";
 
 impl Pull {
     /// Pulls out of a durable that is shared by all replicas; `held` is the most messages that are out at once, so that none
@@ -132,10 +155,9 @@ impl Pull {
         Self::new(bus, stream, durable, None, held)
     }
 
-    /// Pulls out of a durable that gives to one taker at a time; others stand by. How many are out at once is bounded by the
-    /// durable itself.
-    pub fn pinned(bus: &Bus, stream: &str, durable: &str) -> Self {
-        Self::new(bus, stream, durable, Some(WRITER_GROUP), 2)
+    /// Pulls out of a durable that gives to one taker at a time; others stand by.
+    pub fn pinned(bus: &Bus, stream: &str, durable: &str, held: usize) -> Self {
+        Self::new(bus, stream, durable, Some(WRITER_GROUP), held)
     }
 
     fn new(bus: &Bus, stream: &str, durable: &str, group: Option<&'static str>, held: usize) -> Self {
@@ -145,12 +167,13 @@ impl Pull {
             stream: stream.into(),
             durable: durable.into(),
             group,
+            pin: None,
             bounds: if group.is_some() { PullBounds::PINNED } else { PullBounds::SHARED },
             half,
             slots: Arc::new(Semaphore::new(2 * half as usize)),
             spare: None,
-            consumer: None,
             open: None,
+            connections: bus.connections(),
         }
     }
 
@@ -163,62 +186,89 @@ impl Pull {
                 Err(why) => {
                     tracing::debug!(stream = self.stream, durable = self.durable, why, "pull renewed");
                     self.open = None;
-                    self.consumer = None;
-                    tokio::time::sleep(RENEW_PAUSE).await;
+                    if why != RECONNECTED {
+                        tokio::time::sleep(RENEW_PAUSE).await;
+                    }
                 }
             }
         }
     }
 
     async fn poll_once(&mut self) -> Result<Option<Delivery>, String> {
-        if self.open.is_none() {
-            self.open = Some(self.pull().await?);
-        }
-        let message = match self.open.as_mut().ok_or("no pull")? {
-            Open::Batch(batch) => batch.next().await.map(|next| next.map_err(|error| error_chain(error.as_ref()))),
-            Open::Pinned(stream) => stream.next().await.map(|next| next.map_err(|error| error_chain(&error))),
+        self.request().await?;
+        let open = self.open.as_mut().ok_or("no pull")?;
+        let message = tokio::select! {
+            biased;
+            message = open.messages.next() => message.ok_or("the subscription ended")?,
+            _ = self.connections.changed() => return Err(RECONNECTED.into()),
+            () = tokio::time::sleep(2 * self.bounds.heartbeat) => return Err("no heartbeat".into()),
         };
-        let Some(message) = message else {
-            // The pull is used up or has expired: the next one is made at once.
-            self.open = None;
-            return Ok(None);
-        };
-        let slot = self.spare.as_mut().and_then(|spare| spare.split(1));
-        Ok(Delivery::new(message?, slot))
-    }
-
-    async fn pull(&mut self) -> Result<Open, String> {
-        let (bounds, group, half) = (self.bounds, self.group, self.half);
-        if group.is_none() {
-            let missing = half - self.spare.as_ref().map_or(0, |spare| spare.num_permits() as u32);
-            let slots = Arc::clone(&self.slots).acquire_many_owned(missing).await.map_err(|error| error.to_string())?;
-            match &mut self.spare {
-                Some(spare) => spare.merge(slots),
-                none => *none = Some(slots),
+        match message.status {
+            None | Some(StatusCode::OK) => {
+                open.left = open.left.saturating_sub(1);
+                let pin = message.headers.as_ref().and_then(|headers| headers.get(PIN_ID));
+                if let Some(pin) = pin.filter(|_| self.group.is_some()) {
+                    self.pin = Some(pin.as_str().into());
+                }
+                let slot = self.spare.as_mut().and_then(|spare| spare.split(1));
+                Ok(Delivery::new(Message { message, context: self.bus.js.clone() }, slot))
             }
+            Some(StatusCode::IDLE_HEARTBEAT) => Ok(None),
+            // The request is used up or has expired: the next one is made at once.
+            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => {
+                open.left = 0;
+                Ok(None)
+            }
+            Some(StatusCode::PIN_ID_MISMATCH) => {
+                self.pin = None;
+                open.left = 0;
+                Ok(None)
+            }
+            Some(status) => Err(format!("{status}: {}", message.description.as_deref().unwrap_or("no description"))),
         }
-        let consumer = self.consumer().await?;
-        if let Some(group) = group {
-            let stream = consumer.stream().group(group).max_messages_per_batch(PINNED_BATCH);
-            let stream = stream.expires(bounds.expires).heartbeat(bounds.heartbeat).messages().await;
-            return Ok(Open::Pinned(stream.map_err(|error| error_chain(&error))?));
-        }
-        let batch = consumer.batch().max_messages(half as usize).expires(bounds.expires).heartbeat(bounds.heartbeat);
-        Ok(Open::Batch(batch.messages().await.map_err(|error| error_chain(&error))?))
     }
 
-    async fn consumer(&mut self) -> Result<&PullConsumer, String> {
-        if self.consumer.is_none() {
-            let consumer = self.bus.js.get_consumer_from_stream(&self.durable, &self.stream).await;
-            self.consumer = Some(consumer.map_err(|error| error_chain(&error))?);
+    /// Asks for as many messages as half of what may be held, once there is room for them, unless a request is under way.
+    async fn request(&mut self) -> Result<(), String> {
+        if self.open.as_ref().is_some_and(|open| open.left > 0) {
+            return Ok(());
         }
-        self.consumer.as_ref().ok_or_else(|| "no consumer".into())
+        let missing = self.half - self.spare.as_ref().map_or(0, |spare| spare.num_permits() as u32);
+        let slots = Arc::clone(&self.slots).acquire_many_owned(missing).await.map_err(|error| error.to_string())?;
+        match &mut self.spare {
+            Some(spare) => spare.merge(slots),
+            none => *none = Some(slots),
+        }
+        if self.open.is_none() {
+            let inbox = self.bus.client.new_inbox();
+            let messages = self.bus.client.subscribe(inbox.clone()).await.map_err(|error| error_chain(&error))?;
+            self.connections.mark_unchanged();
+            self.open = Some(Open { inbox, messages, left: 0 });
+        }
+        let request = Request {
+            batch: self.half,
+            expires: self.bounds.expires.as_nanos() as u64,
+            idle_heartbeat: self.bounds.heartbeat.as_nanos() as u64,
+            group: self.group,
+            id: self.pin.as_deref(),
+        };
+        let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+        let open = self.open.as_mut().ok_or("no pull")?;
+        open.left = self.half;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable);
+        let sent = self.bus.client.publish_with_reply(subject, open.inbox.clone(), body.into()).await;
+        sent.map_err(|error| error_chain(&error))
     }
 
     /// Whether the durable is there to pull from.
-    pub async fn check(&mut self) -> Result<(), BusError> {
-        let (stream, durable) = (self.stream.clone(), self.durable.clone());
-        let what = format!("pull `{durable}` from the stream {stream} (run `causeway apply`)");
-        self.consumer().await.map(|_| ()).map_err(|why| BusError::request(what, why))
+    pub async fn check(&self) -> Result<(), BusError> {
+        if self.bus.durable_state(&self.stream, &self.durable).await?.is_some() {
+            return Ok(());
+        }
+        let what = format!("pull `{}` from the stream {}", self.durable, self.stream);
+        Err(BusError::request(what, "there is no such durable; run `causeway apply`"))
     }
 }
+
+/// Why a pull is renewed after the connection was: nothing failed, so nothing is waited for.
+const RECONNECTED: &str = "reconnected";

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 /// Longest message, bytes: the advised ceiling of NATS.
 const MAX_PAYLOAD: usize = 8 << 20;
 /// How long a server may take until it listens; a store of many gigabytes is read first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often we look whether it listens.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 

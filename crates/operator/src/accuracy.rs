@@ -15,12 +15,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use causeway_bus::Credentials;
 use causeway_cluster::Cluster;
-use causeway_pipelines::{CaptureOptions, ClassifyOptions, Pipeline};
+use causeway_pipelines::{CaptureOptions, ClassifyOptions, Pipeline, StageSpec};
 use causeway_stage::Fold as _;
 
 use crate::cli::{PipelineFlags, PlaceArgs, load};
 use crate::session::Session;
-use crate::terminal::{count, print};
+use crate::terminal::print;
 use crate::up::{self, RunOptions};
 use answers::Answers;
 use figures::Figures;
@@ -44,7 +44,7 @@ other runs are neither used nor touched: the server and its store live only as l
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AccuracyArgs {
-    /// A folder of named people: DIR/NAME/*.jpg [default: lfw10x10 in $CAUSEWAY_FACES]
+    /// A folder of named people: DIR/NAME/*.jpg [default: `lfw10x10` in `$CAUSEWAY_FACES`]
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -63,8 +63,8 @@ pub(crate) async fn accuracy(args: AccuracyArgs) -> anyhow::Result<ExitCode> {
     let labelled = Labelled::read(&args.dir()?)?;
     if labelled.left_out > 0 {
         eprintln!(
-            "left out: {} not DIR/NAME/*.jpg, png or webp",
-            count(labelled.left_out, "entry").replace("entrys", "entries")
+            "{} in it left out: no picture in a folder of a person, DIR/NAME/*.jpg (png, webp)",
+            labelled.left_out
         );
     }
     let order = match args.shuffle {
@@ -139,8 +139,7 @@ impl Plan {
             }
         }
         let classify = pipeline.stages.iter().find(|stage| stage.uses == "classify");
-        let options =
-            classify.map(|stage| stage.options::<ClassifyOptions>()).transpose().map_err(|why| anyhow!(why))?;
+        let options = classify.map(StageSpec::options::<ClassifyOptions>).transpose().map_err(|why| anyhow!(why))?;
         Ok(Self { fold: fold.name.clone(), threshold: options.map(|options| options.threshold) })
     }
 }

@@ -4,7 +4,6 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::{Override, Pipeline};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -152,7 +151,7 @@ async fn connect_to(pipeline: &Pipeline, place: &PlaceArgs, create: bool) -> any
         let bus = Bus::connect(&address, &place.credentials(), &pipeline.name, "causeway").await?;
         return Ok(Connection { bus, session: None });
     }
-    let session = Session::open_store(pipeline.clone(), &place.home, create).await.context("nothing runs here")?;
+    let session = Session::open_store(pipeline.clone(), &place.home, create).await?;
     Ok(Connection { bus: session.bus.clone(), session: Some(session) })
 }
 

@@ -74,7 +74,7 @@ impl Content {
             Self::Decision(decision) => format!("{}  {}", item(decision), answer(decision)),
             Self::Assignment(assignment) => {
                 let cluster = short(assignment.cluster);
-                let merged: Vec<_> = assignment.merged.iter().map(|id| short(id)).collect();
+                let merged: Vec<_> = assignment.merged.iter().map(short).collect();
                 let merged = if merged.is_empty() { String::new() } else { format!(", merged {}", merged.join(" ")) };
                 format!("{}  cluster {cluster} {:.2}{merged}", item(assignment), assignment.score)
             }

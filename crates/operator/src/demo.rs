@@ -12,7 +12,7 @@ use crate::report;
 use crate::results::{Numbers, Results};
 use crate::session::Session;
 use crate::summary::Summary;
-use crate::terminal::{one_line, print_line};
+use crate::terminal::{count, one_line, print_line};
 use crate::up::{self, RunOptions, RunStats};
 
 /// Longest name that is shown, characters.
@@ -65,6 +65,11 @@ async fn run(session: &mut Session, enrol: &Path, options: &RunOptions, json: bo
     let stats = up::run(session, options).await?;
     let results = Results::read(&session.bus, &session.pipeline).await?;
     let report = report::write(&session.bus, &session.pipeline, &results, &session.home).await?;
+    let sources = session.pipeline.stages.iter().filter(|stage| stage.is_source());
+    let skipped: u64 = sources.map(|source| stats.total(&source.name, |beat| beat.skipped)).sum();
+    if json && skipped > 0 {
+        eprintln!("{} skipped: they already had an outcome (--again runs them anew)", count(skipped as usize, "photo"));
+    }
     if json { print_json(&results, &report) } else { print(&results, session, &stats, &report) }
 }
 

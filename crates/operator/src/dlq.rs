@@ -69,7 +69,7 @@ struct ShowArgs {
     /// The stage that set it aside, where several did
     #[arg(long, value_name = "STAGE")]
     stage: Option<String>,
-    /// Write the original bytes to this file
+    /// Write the original bytes to this file: of a photo the photo, else the message's body
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
     #[command(flatten)]
@@ -132,8 +132,9 @@ async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
         _ => bail!("{}", ambiguous(&args.id, &found)),
     };
     if let Some(file) = &args.body {
-        std::fs::write(file, &stored.letter.body).with_context(|| format!("cannot write {}", file.display()))?;
-        eprintln!("{} written to {}", bytes(stored.letter.body.len() as u64), file.display());
+        let original = stored.original();
+        std::fs::write(file, &original).with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("{} written to {}", bytes(original.len() as u64), file.display());
     }
     if args.json {
         print_line(stored.to_json())?;
@@ -188,7 +189,8 @@ async fn read_from(bus: &Bus, pipeline: &Pipeline, wanted: impl Fn(&Stored) -> b
         let (root, origin) = (get(header::ROOT), get(header::ORIGIN));
         let body = bus.body(&record.headers, record.body.clone()).await;
         let letter = body.map_err(anyhow::Error::from).and_then(|body| {
-            decode_body::<DeadLetter>(&body, codec).map_err(|why| anyhow::anyhow!("cannot read it: {why}"))
+            decode_body::<DeadLetter>(&body, codec)
+                .map_err(|why| anyhow::anyhow!("not written by a stage, no dead letter: {why}"))
         });
         // A stranger may publish anything here: it is listed too, for what it is.
         let letter = letter.unwrap_or_else(|error| DeadLetter {
@@ -219,6 +221,14 @@ impl Stored {
         };
         let codec = Codec::of(get(header::CONTENT_TYPE));
         Content::decode(get(header::KIND), codec, &self.letter.body)
+    }
+
+    /// What came in, as it was: the file that was captured, else the body of the message.
+    fn original(&self) -> Vec<u8> {
+        match self.content() {
+            Content::Frame(frame) => frame.image,
+            _ => self.letter.body.clone(),
+        }
     }
 
     /// What a person knows it by: the captured item, or else the subject it came on.
@@ -266,13 +276,12 @@ impl Stored {
         fields.extend(self.root.clone().map(|root| ("captured as", root)));
         fields.extend(self.origin.clone().map(|origin| ("origin", origin)));
         fields.push(("body", self.body_text()));
-        let mut page: String =
-            fields.into_iter().map(|(name, value)| format!("{name:11}  {}\n", one_line(&value, MAX_TEXT))).collect();
-        for (place, (name, value)) in letter.headers.iter().enumerate() {
-            let title = if place == 0 { "headers" } else { "" };
-            page += &format!("{title:11}  {}: {}\n", one_line(name, MAX_TEXT), one_line(value, MAX_TEXT));
-        }
-        page
+        let line = |name: &str, value: &str| format!("{name:11}  {}\n", one_line(value, MAX_TEXT));
+        let headers =
+            letter.headers.iter().enumerate().map(|(place, (name, value))| {
+                line(if place == 0 { "headers" } else { "" }, &format!("{name}: {value}"))
+            });
+        fields.iter().map(|(name, value)| line(name, value)).chain(headers).collect()
     }
 
     fn body_text(&self) -> String {

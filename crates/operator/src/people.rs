@@ -14,22 +14,24 @@ use causeway_schemas::Person;
 use serde_json::{Value, json};
 
 use crate::cli::{PipelineArgs, PipelineFlags, PlaceArgs, connect, connect_or_create};
-use crate::terminal::{age, count, date_time, print, print_line, table};
+use crate::terminal::{age, count, date_time, one_line, print, print_line, table};
 use examine::{Examined, Examiner, Photo};
 pub(crate) use gallery::read_people;
 pub(crate) use verdict::PhotoVerdict;
 
 /// Longest name, characters: it becomes a key of a table, three characters for each byte at worst.
 const MAX_NAME: usize = 100;
+/// Most characters of a photo's name that are shown.
+const MAX_PHOTO_NAME: usize = 60;
 
 const ENROL_EXAMPLES: &str = "\
 Examples:
   causeway enrol 'Ada Lovelace=photos/ada' 'Alan Turing=photos/alan.jpg'
   causeway enrol --pipeline pipelines/doors.toml 'Ada Lovelace=photos/ada'
 
-Several photos of a person, from different days, make recognition surer. Where a photo shows several faces, the largest
-nearest the centre counts. Only the names of photos and the vectors are stored, never the photos. A pipeline that runs
-knows the person at once.";
+Several photos of a person, from different days, make recognition surer. Where a photo shows several faces, \
+the largest nearest the centre counts. Only the names of photos and the vectors are stored, never the photos. \
+A pipeline that runs knows the person at once.";
 
 /// The arguments of `enrol`.
 #[derive(Debug, clap::Args)]
@@ -111,11 +113,11 @@ async fn enrol_all(
             objects.push(json!({ "name": name, "enrolled": enrolled, "vectors": vectors, "photos": photos }));
             continue;
         }
-        let width = verdicts.iter().map(|(photo, _)| photo.chars().count()).max().unwrap_or(0);
-        let total = count(verdicts.len(), "photo");
-        let mut text = format!("{name}: {enrolled} of {total} enrolled, {} in all\n", count(vectors, "vector"));
+        let width = verdicts.iter().map(|(photo, _)| photo.chars().count()).max().unwrap_or(0).min(MAX_PHOTO_NAME);
+        let mut text = format!("{name}: {}, {enrolled} new\n", count(vectors, "vector"));
         for (photo, verdict) in &verdicts {
-            text += &format!("  {photo:width$}  {verdict}\n");
+            let photo = one_line(photo, MAX_PHOTO_NAME);
+            text.extend([format!("  {photo:width$}  {verdict}\n")]);
         }
         print(text)?;
     }
@@ -130,7 +132,6 @@ async fn enrol_all(
 
 /// Enrols one person from a folder of photos, or one photo, with the pipeline's own models and options. Gives each photo with
 /// what became of it.
-#[allow(dead_code, reason = "the demo calls it")]
 pub(crate) async fn enrol_folder(
     bus: &Bus,
     pipeline: &Pipeline,
@@ -191,7 +192,7 @@ fn parse(text: &str) -> Result<(String, PathBuf), String> {
             }
         });
     };
-    let (name, shown) = (name.trim(), crate::terminal::one_line(text, MAX_NAME));
+    let (name, shown) = (name.trim(), one_line(text, MAX_NAME));
     if name.is_empty() {
         return Err(format!("cannot enrol `{shown}`: the name before the `=` is empty"));
     }
@@ -228,7 +229,7 @@ pub(crate) async fn people(args: PeopleArgs) -> anyhow::Result<ExitCode> {
 
 fn people_table(people: &[Person]) -> String {
     let row = |person: &Person| {
-        let (name, space) = (person.name.clone(), person.space.clone());
+        let (name, space) = (one_line(&person.name, MAX_NAME), one_line(&person.space, MAX_NAME));
         vec![name, person.vectors.len().to_string(), space, date_time(person.enrolled_at)]
     };
     table(&["NAME", "PHOTOS", "SPACE", "ENROLLED (UTC)"], &[1], people.iter().map(row).collect())
@@ -277,7 +278,7 @@ fn kept(pipeline: &Pipeline, name: &str) -> String {
     let (captured, outcomes) = (age(pipeline.keep_captured.age), age(pipeline.keep_outcomes.age));
     format!(
         "Decisions that are stored already keep the name {name} for up to {outcomes} ([keep] outcomes of {file}), photos for \
-         up to {captured}.\nTo remove them now: `causeway up {file} --again` forgets all results and runs everything anew; \
+         up to {captured}.\nTo remove them now: `causeway up {file} --input DIR --again` forgets all results and runs everything anew; \
          deleting the folder given by --home, while nothing runs, removes everything.",
         file = pipeline.file.display(),
     )

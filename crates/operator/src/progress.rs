@@ -122,6 +122,10 @@ impl Progress {
         for (_, bar, _) in &self.lines {
             bar.abandon();
         }
+        if !self.plain && !self.quiet {
+            // The bars stay, the cursor behind the last of them.
+            eprintln!();
+        }
     }
 
     pub(crate) fn into_replicas(self) -> HashMap<String, Heartbeat> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use causeway_bus::Bus;
 use causeway_pipelines::{Keep, Pipeline};
-use causeway_schemas::{DeadLetter, Empty, Id};
+use causeway_schemas::{DeadLetter, Empty, Id, Meta};
 
 use crate::home::Home;
 use crate::results::{Cluster, Face, Found, Numbers, Recognised, Results};
@@ -109,8 +109,7 @@ impl Page<'_> {
         let cut = match hidden {
             0 => String::new(),
             _ => format!(
-                "<p>This page shows {MAX_FACES} faces; {} more are stored: <code>nats sub '{name}.&gt;'</code> or <code>causeway tap</code> give them all.</p>\n",
-                hidden
+                "<p>This page shows {MAX_FACES} faces; {hidden} more are stored: <code>nats sub '{name}.&gt;'</code> or <code>causeway tap</code> give them all.</p>\n"
             ),
         };
         format!(
@@ -133,16 +132,13 @@ impl Page<'_> {
     fn on_link(&self, stage: &str) -> usize {
         let outcomes = &self.results.outcomes;
         if self.pipeline.is_final(stage) {
-            let early = |metas: usize| outcomes.iter().filter(|outcome| outcome.stage == stage).count() - metas;
-            let empties = self.results.empties.iter().filter(|found| found.meta.stage == stage).count();
-            let dead = self.results.dead_letters.iter().filter(|found| found.meta.stage == stage).count();
-            return early(empties + dead);
+            let of_stage = |meta: &Meta| meta.stage == stage;
+            let early = self.results.empties.iter().filter(|found| of_stage(&found.meta)).count()
+                + self.results.dead_letters.iter().filter(|found| of_stage(&found.meta)).count();
+            return outcomes.iter().filter(|outcome| outcome.stage == stage).count() - early;
         }
-        let behind: HashSet<&str> = self.pipeline.stages.iter().map(|other| other.name.as_str()).collect();
-        let behind: HashSet<&str> = behind
-            .into_iter()
-            .filter(|other| *other != stage && self.pipeline.upstream(other).contains(stage))
-            .collect();
+        let others = self.pipeline.stages.iter().map(|other| other.name.as_str()).filter(|other| *other != stage);
+        let behind: HashSet<&str> = others.filter(|other| self.pipeline.upstream(other).contains(stage)).collect();
         let reached = outcomes.iter().filter(|outcome| behind.contains(outcome.stage.as_str()));
         if self.pipeline.stage(stage).is_some_and(causeway_pipelines::StageSpec::is_source) {
             reached.map(|outcome| outcome.root).collect::<HashSet<_>>().len()
@@ -155,17 +151,19 @@ impl Page<'_> {
         let people = self.results.people();
         let cards = each(people, |person| self.person(&person));
         let none = "<p>Nobody. Teach the gallery who somebody is with <code>causeway enrol NAME=DIR</code>, then run again with <code>--again</code>.</p>\n";
-        section("people", "People recognised", "", if cards.is_empty() { none } else { &cards })
+        let about = "<p class=\"soft\">The number is the likeness to the nearest enrolled photo, a cosine: 1 is the same.</p>\n";
+        let content = if cards.is_empty() { none } else { &cards };
+        section("people", "People recognised", about, content)
     }
 
     fn person(&self, person: &Recognised<'_>) -> String {
         let faces = self.faces(&person.faces, |face| {
             let score = face.decision.map_or(0.0, |decision| decision.score);
-            format!("<b>{score:.2}</b> {}", Text(&face.capture.item))
+            format!("<b>{score:.2}</b> {}", file_name(face))
         });
         let (name, count) = (Text(person.name), count(person.faces.len(), "face"));
         format!(
-            "<article class=\"card\"><div><h3>{name}</h3><span class=\"soft\">{count}; likeness to the enrolled photos below each, 1 is the same</span></div>\n{faces}</article>\n"
+            "<article class=\"card\"><div><h3>{name}</h3><span class=\"soft\">{count}</span></div>\n{faces}</article>\n"
         )
     }
 
@@ -175,19 +173,21 @@ impl Page<'_> {
             return String::new();
         }
         let about = "<p class=\"soft\">Faces that are alike, the largest cluster first. Unknown: none of its faces was given a name.</p>\n";
-        section("clusters", "Clusters", about, &each(clusters, |cluster| self.cluster(&cluster)))
+        let cards = each(clusters, |cluster| self.cluster(&cluster));
+        section("clusters", "Clusters", about, &format!("<div class=\"clusters\">\n{cards}</div>\n"))
     }
 
     fn cluster(&self, cluster: &Cluster<'_>) -> String {
         let names: Vec<String> = cluster.names().into_iter().map(|name| Text(name).to_string()).collect();
         let title = match &names[..] {
-            [] => "<h3>Somebody</h3><span class=\"badge unknown\">unknown</span>".into(),
+            [] => "<h3><span class=\"badge unknown\">unknown</span></h3>".into(),
             names => format!("<h3>{}</h3><span class=\"badge known\">known</span>", names.join(", ")),
         };
-        let faces = self.faces(&cluster.faces, |face| Text(&face.capture.item).to_string());
+        let faces = self.faces(&cluster.faces, file_name);
         let (id, count) = (cluster.id.to_string(), count(cluster.faces.len(), "face"));
+        let wide = if cluster.faces.len() > 1 { " wide" } else { "" };
         format!(
-            "<article class=\"card\"><div>{title}<span class=\"soft\" title=\"cluster {id}\">{count}</span></div>\n{faces}</article>\n"
+            "<article class=\"card{wide}\"><div>{title}<span class=\"soft\" title=\"cluster {id}\">{count}</span></div>\n{faces}</article>\n"
         )
     }
 
@@ -198,7 +198,7 @@ impl Page<'_> {
         if faces.is_empty() {
             return String::new();
         }
-        let faces = self.faces(&faces, |face| Text(&face.capture.item).to_string());
+        let faces = self.faces(&faces, file_name);
         section("others", "Faces without a name or a cluster", "", &format!("<div class=\"card\">{faces}</div>\n"))
     }
 
@@ -212,7 +212,11 @@ impl Page<'_> {
                 }
                 None => "<div class=\"lost\">photo no longer kept</div>".into(),
             };
-            format!("<li><figure>{picture}<figcaption>{}</figcaption></figure></li>\n", caption(face))
+            format!(
+                "<li><figure title=\"{}\">{picture}<figcaption>{}</figcaption></figure></li>\n",
+                Text(&face.capture.item),
+                caption(face)
+            )
         });
         let more = match hidden.len() {
             0 => String::new(),
@@ -279,6 +283,13 @@ fn described(face: &Face<'_>) -> String {
     }
 }
 
+/// Without the folders, and with places where a narrow column may break it.
+fn file_name(face: &Face<'_>) -> String {
+    let item = face.capture.item.as_str();
+    let name = item.rsplit('/').next().unwrap_or(item);
+    Text(name).to_string().replace('_', "_<wbr>")
+}
+
 fn empty(found: &Found<Empty>) -> String {
     let Empty { capture, stage, reason, detail } = &found.message;
     format!(
@@ -340,5 +351,78 @@ impl fmt::Display for Text<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::{Told, pipeline};
+
+    fn page(told: &Told) -> String {
+        let pipeline = pipeline();
+        let results = &told.results;
+        let shown: Vec<_> = shown(results);
+        let thumbnails = shown.iter().take(1).map(|face| (face.id, "data:image/jpeg;base64,AAAA".into())).collect();
+        let shown = shown.iter().map(|face| face.id).collect();
+        Page { pipeline: &pipeline, results, shown, thumbnails }.page()
+    }
+
+    #[test]
+    fn a_text_stays_a_text() {
+        let mut told = Told::new();
+        let item = "a\"><script>alert('x')</script>\u{202e}.jpg";
+        told.face(item, 0, 1, Some("<b>Ada</b>"), None);
+        let html = page(&told);
+        assert!(!html.contains("<script") && !html.contains("<b>Ada"), "{html}");
+        assert!(html.contains("&lt;b&gt;Ada&lt;/b&gt;") && !html.contains('\u{202e}'));
+    }
+
+    #[test]
+    fn it_asks_nobody_for_anything() {
+        let mut told = Told::new();
+        told.face("a.jpg", 0, 1, Some("Ada"), None);
+        let html = page(&told).replace("http://www.w3.org/2000/svg", "");
+        for fetching in ["http:", "https:", "src=\"/", "href=", "url(http", "@import", "<script", "<link"] {
+            assert!(!html.contains(fetching), "{fetching}");
+        }
+        assert!(html.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn every_link_has_its_count() {
+        let mut told = Told::new();
+        told.face("group.jpg", 0, 2, Some("Ada"), None);
+        told.face("group.jpg", 1, 2, None, None);
+        told.face("one.jpg", 0, 1, None, None);
+        told.empty("cat.png");
+        told.dead("text.jpg", "camera");
+        let pipeline = pipeline();
+        let page =
+            Page { pipeline: &pipeline, results: &told.results, shown: HashSet::new(), thumbnails: Thumbnails::new() };
+        let counts: Vec<usize> = pipeline.stages.iter().map(|stage| page.on_link(&stage.name)).collect();
+        // Three photos reached `find`; three faces went on, to both that take them.
+        assert_eq!(counts, [3, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn what_is_not_kept_and_what_has_no_room_is_said() {
+        let mut told = Told::new();
+        let founder = told.face("group.jpg", 0, 2, None, None);
+        told.face("group.jpg", 1, 2, None, Some(founder));
+        let html = page(&told);
+        assert_eq!((html.matches("<img ").count(), html.matches("photo no longer kept").count()), (1, 1));
+        let pipeline = pipeline();
+        let shown = HashSet::from([founder]);
+        let few = Page { pipeline: &pipeline, results: &told.results, shown, thumbnails: Thumbnails::new() }.page();
+        assert!(few.contains("and 1 face that this page has no room for"), "{few}");
+        assert!(few.contains("1 more are stored"));
+    }
+
+    #[test]
+    fn how_long_things_are_kept() {
+        let day = Duration::from_hours(24);
+        assert_eq!(kept(Keep { age: day * 7, bytes: 1 << 30 }), "7 days or 1 GiB, whichever is reached first");
+        assert_eq!(kept(Keep { age: day / 2, bytes: 1500 }), "12h or 1500 bytes, whichever is reached first");
     }
 }

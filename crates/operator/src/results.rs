@@ -308,4 +308,4 @@ impl Results {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -43,7 +43,7 @@ impl Session {
         let store = home.site(pipeline.sites.first().map_or("edge", String::as_str));
         if !store.is_dir() && !create {
             bail!(
-                "and no results are stored in {}; run `causeway up` first, or name a server with --nats",
+                "nothing runs here, and no results are stored in {}; run `causeway up` first, or name a server with --nats",
                 store.display()
             );
         }

@@ -21,8 +21,8 @@ Examples:
   causeway status --watch
   causeway status --json | jq '.stages[] | {name, pending: .takes[0].pending}'
 
-Of each stage: HANDLED, GIVEN, EMPTY and DEAD count messages since its replicas started; PENDING waits to be taken, UNACKED
-is being worked on, AGAIN was delivered more than once. Where nothing runs, what is stored is shown.";
+Of each stage: HANDLED, GIVEN, EMPTY and DEAD count messages since its replicas started; PENDING waits to be \
+taken, UNACKED is being worked on, AGAIN was delivered more than once. Where nothing runs, what is stored is shown.";
 
 /// The arguments of `status`.
 #[derive(Debug, clap::Args)]

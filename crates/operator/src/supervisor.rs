@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use causeway_pipelines::StageSpec;
+use causeway_stage::EXIT_UNFIT;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -26,6 +27,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Last lines of a stage's log that are kept to tell why it died.
 const LAST_LINES: usize = 4;
 
+/// How the line of a stage begins, after its time, that says why it ends (see `causeway_stage`).
+const LAST_WORD: &str = "ERROR stage ended error=\"";
+
 /// What happened to a stage.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -34,7 +38,7 @@ pub(crate) enum Event {
     /// A source has given all it has.
     Ended { stage: String },
     /// It died and is started again.
-    Restarting { stage: String, status: String },
+    Restarting { stage: String, why: String },
     /// It cannot run.
     Failed { stage: String, why: String },
     /// It says something that a person should read.
@@ -48,6 +52,16 @@ pub(crate) struct Supervisor {
     pids: HashMap<String, u32>,
     /// How often each stage was started again.
     pub(crate) restarts: HashMap<String, u32>,
+}
+
+/// How a stage ended.
+#[derive(Debug, Default)]
+struct Ended {
+    /// With exit code 0.
+    well: bool,
+    /// It said that a restart does not mend it.
+    for_good: bool,
+    why: String,
 }
 
 /// How a stage is started.
@@ -158,12 +172,12 @@ impl Launch {
         let (mut pause, mut quick_deaths) = (RESTART_PAUSE.0, 0);
         while !*stop.borrow() {
             let began = Instant::now();
-            let (status, last_lines) = match self.run_once(&say, &mut stop).await {
+            let ended = match self.run_once(&say, &mut stop).await {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return,
-                Err(error) => (format!("{error:#}"), Vec::new()),
+                Err(error) => Ended { why: format!("{error:#}"), ..Ended::default() },
             };
-            if self.is_source && status.is_empty() {
+            if self.is_source && ended.well {
                 let _ = say.send(Event::Ended { stage: self.stage });
                 return;
             }
@@ -171,12 +185,11 @@ impl Launch {
                 (pause, quick_deaths) = (RESTART_PAUSE.0, 0);
             }
             quick_deaths += 1;
-            if quick_deaths == MAX_QUICK_DEATHS {
-                let why = if last_lines.is_empty() { status } else { last_lines.join("\n  ") };
-                let _ = say.send(Event::Failed { stage: self.stage, why });
+            if ended.for_good || quick_deaths == MAX_QUICK_DEATHS {
+                let _ = say.send(Event::Failed { stage: self.stage, why: ended.why });
                 return;
             }
-            let _ = say.send(Event::Restarting { stage: self.stage.clone(), status });
+            let _ = say.send(Event::Restarting { stage: self.stage.clone(), why: ended.why });
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = stop.changed() => return,
@@ -185,12 +198,12 @@ impl Launch {
         }
     }
 
-    /// Runs it once. `None`: it was stopped. Else how it ended (nothing to say for exit code 0) and its last lines.
+    /// Runs it once. `None`: it was stopped.
     async fn run_once(
         &self,
         say: &mpsc::UnboundedSender<Event>,
         stop: &mut tokio::sync::watch::Receiver<bool>,
-    ) -> anyhow::Result<Option<(String, Vec<String>)>> {
+    ) -> anyhow::Result<Option<Ended>> {
         let mut child = self.spawn()?;
         let pid = child.id().unwrap_or_default();
         let _ = say.send(Event::Started { stage: self.stage.clone(), pid });
@@ -208,7 +221,11 @@ impl Launch {
         // The pipe may be held open by a grandchild: the log is not waited for longer than this.
         let last = tokio::time::timeout(Duration::from_secs(1), told).await;
         let last = last.ok().and_then(Result::ok).unwrap_or_default();
-        Ok(Some((if status.success() { String::new() } else { status.to_string() }, last)))
+        Ok(Some(Ended {
+            well: status.success(),
+            for_good: status.code() == Some(i32::from(EXIT_UNFIT)),
+            why: why(status, &last),
+        }))
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
@@ -219,6 +236,16 @@ impl Launch {
         command.process_group(0);
         causeway_bus::server::die_with_parent(&mut command);
         command.spawn().with_context(|| format!("cannot run {}", self.program.display()))
+    }
+}
+
+/// Why a stage ended: what it said itself, else its status and the last lines of its log.
+fn why(status: std::process::ExitStatus, last_lines: &[String]) -> String {
+    let said = last_lines.iter().rev().find_map(|line| line.split_once(LAST_WORD)).map(|(_, said)| said);
+    match said {
+        Some(said) => said.strip_suffix('"').unwrap_or(said).replace("\\\"", "\""),
+        None if last_lines.is_empty() => status.to_string(),
+        None => format!("{status}; its last lines:\n  {}", last_lines.join("\n  ")),
     }
 }
 
@@ -243,7 +270,8 @@ async fn tell(
     let mut last: Vec<String> = Vec::new();
     while let Ok(Some(line)) = lines.next_line().await {
         let _ = writeln!(log, "{line}");
-        if line.contains(" WARN ") || line.contains("ERROR ") {
+        // Why it ended is told with the end.
+        if (line.contains(" WARN ") || line.contains("ERROR ")) && !line.contains(LAST_WORD) {
             let _ = say.send(Event::Said { stage: stage.clone(), line: line.clone() });
         }
         last.push(line);

@@ -30,9 +30,9 @@ Examples:
   causeway tap dead --from-start --json     every dead letter, an object a line
   causeway tap 'faces.*.edge.>'             any NATS subject: what comes from now on
 
-A stage's name, `empty` or `dead` reads the stream of what it gives. The frames and features between stages are only stored
-until they are taken: their earlier messages cannot be shown. Ends with Ctrl-C or after --count messages; where nothing
-runs, after what is stored.";
+A stage's name, `empty` or `dead` reads the stream of what it gives. What goes from stage to stage is only \
+stored until it is taken: earlier crops and features cannot be shown. Ends with Ctrl-C or after --count messages; \
+where nothing runs, after what is stored.";
 
 /// The arguments of `tap`.
 #[derive(Debug, clap::Args)]

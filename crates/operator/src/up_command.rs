@@ -43,9 +43,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let result = async {
         let stats = up::run(&mut session, &options).await?;
         let results = Results::read(&session.bus, &session.pipeline).await?;
-        let report = match args.until_drained {
-            true => Some(report::write(&session.bus, &session.pipeline, &results, &session.home).await?),
-            false => None,
+        let report = if args.until_drained {
+            Some(report::write(&session.bus, &session.pipeline, &results, &session.home).await?)
+        } else {
+            None
         };
         Summary::new(&results, &session.pipeline, &stats, report.as_deref()).print(args.json)
     }

@@ -147,8 +147,8 @@ impl Registered {
     }
 
     /// Takes a change; `false` when it was the word that all has been told.
-    pub(crate) fn tell(&self, follow: Follow) -> bool {
-        (self.apply)(&follow);
+    pub(crate) fn tell(&self, follow: &Follow) -> bool {
+        (self.apply)(follow);
         !matches!(follow, Follow::Loaded)
     }
 }

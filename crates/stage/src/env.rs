@@ -16,10 +16,18 @@ use crate::outcomes::{dead, meta_of_unreadable, now_ns};
 use crate::telemetry::Telemetry;
 use crate::{Args, Context, health};
 
-/// The pipeline file is wrong (EX_USAGE of sysexits.h).
+/// The pipeline file is wrong (`EX_USAGE` of sysexits.h).
 pub const EXIT_PIPELINE: u8 = 64;
+/// The stage cannot be built: its options, its model or its input are wrong (`EX_CONFIG` of sysexits.h). Starting it again
+/// does not mend that.
+pub const EXIT_UNFIT: u8 = 78;
 /// A message took longer than `max_process_ms`: the process ends itself, since a thread cannot be stopped.
 pub const EXIT_HUNG: u8 = 86;
+
+/// Marks an error of a stage's `new`, which no restart mends.
+#[derive(Debug, thiserror::Error)]
+#[error("it cannot be started")]
+pub(crate) struct Unfit;
 
 /// What a running stage has at hand.
 pub(crate) struct Env {
@@ -60,7 +68,7 @@ pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Resul
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stage ended");
-            ExitCode::FAILURE
+            if error.is::<Unfit>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -92,7 +100,7 @@ async fn run(
     tracing::info!(stage = name, health, "stage starts");
     let result = life(Arc::clone(&env)).await;
     beats.abort();
-    env.beat(&health, result.as_ref().err()).await;
+    env.beat(&health, Some(&result)).await;
     env.bus.flush().await;
     tracing::info!(stage = name, handled = env.status.get(Count::Handled), "stage ends");
     result
@@ -127,12 +135,14 @@ async fn heartbeats(env: Arc<Env>, health: String) {
 }
 
 impl Env {
-    async fn beat(&self, health: &str, ended: Option<&anyhow::Error>) {
+    async fn beat(&self, health: &str, ended: Option<&anyhow::Result<()>>) {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let replica = format!("{}-{}", host.trim(), std::process::id());
         let mut beat = self.status.heartbeat(&self.spec.name, &replica, health);
-        if let Some(error) = ended {
-            beat.state = format!("failed: {error:#}");
+        match ended {
+            None => {}
+            Some(Ok(())) => beat.state = "ended".into(),
+            Some(Err(error)) => beat.state = format!("failed: {error:#}"),
         }
         let key = names::token(&format!("{} {replica}", self.spec.name));
         let value = causeway_schemas::encode(&beat, causeway_schemas::Codec::Json);
@@ -196,7 +206,7 @@ impl Env {
             let followed = name.clone();
             tokio::spawn(async move {
                 bus.follow_table(&followed, move |follow| {
-                    if !table.tell(follow)
+                    if !table.tell(&follow)
                         && let Some(loaded) = loaded.take()
                     {
                         let _ = loaded.send(());

@@ -10,10 +10,10 @@ use futures::StreamExt as _;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::env::{self, Env};
+use crate::env::{self, Env, Unfit};
 use crate::held::{Held, Holding};
 use crate::outcomes;
-use crate::stage_life::{Done, Verdict, finish, read};
+use crate::stage_life::{Done, Verdict, finish, hold, read};
 use crate::{Failure, Fold};
 
 /// What a `main` of a fold says.
@@ -23,6 +23,8 @@ pub fn fold_main<F: Fold>() -> ExitCode {
 
 /// Pause before an input that could not be handled now comes again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Fewest messages that the writer holds at once.
+const PINNED_HELD: usize = 64;
 /// After this long without an append another writer may have been at work: the changelog is looked at first.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -36,7 +38,8 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     let [from] = &env.spec.from[..] else {
         anyhow::bail!("a fold takes from one stage; [stage.{}] takes from {}", env.spec.name, env.spec.from.len());
     };
-    let mut pull = Pull::pinned(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name);
+    let held = PINNED_HELD.max(2 * env.spec.batch.max);
+    let mut pull = Pull::pinned(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name, held);
     pull.check().await?;
     let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
     env.status.set_ready();
@@ -48,13 +51,7 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
         };
         let mut held = Vec::with_capacity(batch.len());
         for delivery in batch {
-            match env.bus.body(&delivery.headers, delivery.body.clone()).await {
-                Ok(body) => held.push(holding.hold(delivery, body, &env.spec.site)),
-                Err(error) => {
-                    tracing::warn!(%error, "body not fetched; the message comes again");
-                    delivery.retry_after(RETRY_PAUSE).await;
-                }
-            }
+            held.extend(hold(&env, &holding, delivery).await);
         }
         writer.handle(held).await?;
     }
@@ -188,7 +185,7 @@ impl<F: Fold> Writer<F> {
         let verdict = match (change, output, &held.meta) {
             (Err(verdict), _, _) => verdict,
             (Ok(_), Some(output), Ok(parent)) => {
-                let meta = parent.child(&spec.name, F::Output::kind(), 0, 1);
+                let meta = held.child_meta(parent, &spec.name, F::Output::kind(), 0, 1);
                 let output = outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, &output);
                 Verdict::Outputs { outputs: vec![output], empty: false }
             }
@@ -239,10 +236,12 @@ impl<F: Fold> State<F> {
         let env = Arc::clone(env);
         std::thread::Builder::new().name(F::NAME.into()).spawn(move || {
             let options = env.spec.options::<F::Options>().map_err(|why| anyhow!(why));
-            match options.and_then(|options| F::new(options, &env.ctx)) {
+            match options.and_then(|options| F::new(options, &env.ctx).context(Unfit)) {
                 Ok(mut fold) => {
                     let _ = built.send(Ok(()));
-                    called.iter().for_each(|call| call(&mut fold));
+                    for call in called {
+                        call(&mut fold);
+                    }
                 }
                 Err(error) => {
                     let _ = built.send(Err(error));

@@ -12,11 +12,12 @@ mod outcomes;
 mod source_life;
 mod stage_life;
 mod telemetry;
+mod trace;
 
 pub use args::{Args, LogFormat};
 pub use context::{Context, Live};
 pub use contract::{Answer, Captured, Failure, Fold, Source, Stage, Table, Unreadable};
-pub use env::{EXIT_HUNG, EXIT_PIPELINE};
+pub use env::{EXIT_HUNG, EXIT_PIPELINE, EXIT_UNFIT};
 pub use fold_life::fold_main;
 pub use metrics::Heartbeat;
 pub use outcomes::{now_ns, outcome_of, outcome_streams, read_ledger};

@@ -23,7 +23,12 @@ pub(crate) struct Status {
     draining: AtomicBool,
     /// What it waits for, and when that was last so.
     blocked: Mutex<Option<(String, Instant)>>,
+    /// Why an input could not be handled yet, and until when that is told.
+    waits: Mutex<Option<(String, Instant)>>,
 }
+
+/// How much longer than its pause an input is told as waiting: it has to come again first.
+const WAIT_GRACE: Duration = Duration::from_secs(2);
 
 /// A stage that was not stopped for this long goes on: while a full link lets one message in now and then it still waits.
 const UNBLOCKED_AFTER: Duration = Duration::from_secs(2);
@@ -123,6 +128,7 @@ impl Status {
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             blocked: Mutex::new(None),
+            waits: Mutex::new(None),
         }
     }
 
@@ -172,6 +178,12 @@ impl Status {
         *blocked = Some((why.to_owned(), Instant::now()));
     }
 
+    /// An input cannot be handled yet and comes again after `pause`.
+    pub(crate) fn waits(&self, why: &str, pause: Duration) {
+        let until = Instant::now() + pause + WAIT_GRACE;
+        *self.waits.lock().expect("no holder of the state panics") = Some((why.to_owned(), until));
+    }
+
     /// Called now and then: takes back what `blocked` said once it is over.
     pub(crate) fn settle(&self) {
         let mut blocked = self.blocked.lock().expect("no holder of the state panics");
@@ -179,10 +191,14 @@ impl Status {
             tracing::info!(why, "going on");
             self.blocked_gauge.set(0);
         }
+        self.waits.lock().expect("no holder of the state panics").take_if(|(_, until)| *until < Instant::now());
     }
 
     pub(crate) fn state(&self) -> String {
         if let Some((why, _)) = self.blocked.lock().expect("no holder of the state panics").as_ref() {
+            return format!("waiting: {why}");
+        }
+        if let Some((why, _)) = self.waits.lock().expect("no holder of the state panics").as_ref() {
             return format!("waiting: {why}");
         }
         if self.draining.load(Ordering::Acquire) {

@@ -1,17 +1,17 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use causeway_bus::{Stored, names};
 use causeway_pipelines::Ledger;
 use causeway_schemas::{DeadLetter, Message, Meta};
 use tokio::sync::mpsc;
 
-use crate::env::{self, Env};
+use crate::env::{self, Env, Unfit};
 use crate::metrics::Count;
 use crate::outcomes::{self, Place, now_ns};
 use crate::stage_life::panic_text;
-use crate::{Captured, Source};
+use crate::{Captured, Source, trace};
 
 /// What a `main` of a source says.
 pub fn source_main<S: Source>() -> ExitCode {
@@ -66,7 +66,7 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
 
 fn read<S: Source>(env: &Env, items: &mpsc::Sender<Captured<S::Output>>) -> anyhow::Result<()> {
     let options = env.spec.options::<S::Options>().map_err(|why| anyhow!(why))?;
-    let mut source = S::new(options, &env.ctx)?;
+    let mut source = S::new(options, &env.ctx).context(Unfit)?;
     let began = std::time::Instant::now();
     let mut last = began;
     while let Some(captured) = source.next() {
@@ -89,8 +89,9 @@ async fn store<O: Message>(env: &Env, captured: Captured<O>) {
     let generation = env.args.generation;
     match captured.message {
         Ok(message) => {
+            let span = trace::process(stage, &env.spec.link, &captured.id.to_string(), None);
             let meta = Meta {
-                traceparent: Some(trace_of(captured.id)),
+                traceparent: trace::traceparent(&span).or_else(|| Some(trace_of(captured.id))),
                 ..Meta::captured(captured.id, stage, O::kind(), generation)
             };
             let place = Place { site: env.spec.site.clone(), key: names::token(env.ctx.source()) };
@@ -119,7 +120,8 @@ async fn store<O: Message>(env: &Env, captured: Captured<O>) {
     env.status.count(Count::Handled, 1);
 }
 
-/// W3C trace context of a captured item: the trace id is the item's own id, so that a trace is found by it.
+/// W3C trace context of a captured item: the trace id is the item's own id, so that a trace is found by it. (Where spans are
+/// exported the exporter draws the ids.)
 fn trace_of(id: causeway_schemas::Id) -> String {
     let (trace, span) = (id.bits(), id.derived("trace", 0).bits() as u64);
     format!("00-{trace:032x}-{span:016x}-01")

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
-use causeway_bus::{Outgoing, Pull, names};
+use anyhow::{Context as _, anyhow, bail};
+use causeway_bus::{BusError, Delivery, Outgoing, Pull, names};
 use causeway_schemas::{Capture, DecodeError, Message, decode};
 use tokio::sync::mpsc as tokio_mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::env::{self, EXIT_HUNG, Env};
+use crate::env::{self, EXIT_HUNG, Env, Unfit};
 use crate::held::{Held, Holding};
 use crate::metrics::Count;
 use crate::outcomes;
@@ -65,7 +65,7 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let mut pulls = Vec::new();
     for from in &env.spec.from {
         let held = MIN_HELD.max(2 * env.spec.workers * env.spec.batch.max);
-        let mut pull = Pull::shared(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name, held);
+        let pull = Pull::shared(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name, held);
         pull.check().await?;
         pulls.push(pull);
     }
@@ -115,16 +115,28 @@ async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, work: mpsc:
             () = env.stop.cancelled() => return,
             delivery = pull.next() => delivery,
         };
-        match env.bus.body(&delivery.headers, delivery.body.clone()).await {
-            Ok(body) => {
-                if work.send(holding.hold(delivery, body, &env.spec.site)).is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "body not fetched; the message comes again");
-                delivery.retry_after(RETRY_PAUSE).await;
-            }
+        if let Some(held) = hold(&env, &holding, delivery).await
+            && work.send(held).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Holds a delivery with its whole body. `None`: the body is not there, and the message was set aside or comes again.
+pub(crate) async fn hold(env: &Env, holding: &Arc<Holding>, delivery: Delivery) -> Option<Arc<Held>> {
+    match env.bus.body(&delivery.headers, delivery.body.clone()).await {
+        Ok(body) => Some(holding.hold(delivery, body, &env.spec)),
+        Err(error @ BusError::NoBody(_)) => {
+            let body = delivery.body.clone();
+            let held = holding.hold(delivery, body, &env.spec);
+            env.set_aside(&held, "body-missing", error.to_string()).await;
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "body not fetched; the message comes again");
+            delivery.retry_after(RETRY_PAUSE).await;
+            None
         }
     }
 }
@@ -165,7 +177,7 @@ async fn start_workers<S: Stage>(
 
 fn build<S: Stage>(env: &Env) -> anyhow::Result<S> {
     let options = env.spec.options::<S::Options>().map_err(|why| anyhow!(why))?;
-    S::new(options, &env.ctx)
+    S::new(options, &env.ctx).context(Unfit)
 }
 
 /// One instance of a stage on its thread.
@@ -261,7 +273,7 @@ impl<S: Stage> Worker<S> {
             Some(Ok(Answer::Messages(messages))) => {
                 let count = messages.len();
                 let outputs = messages.iter().enumerate().map(|(index, message)| {
-                    let meta = parent.child(&spec.name, S::Output::kind(), index, count);
+                    let meta = held.child_meta(parent, &spec.name, S::Output::kind(), index, count);
                     outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, message)
                 });
                 Verdict::Outputs { outputs: outputs.collect(), empty: false }
@@ -324,6 +336,7 @@ pub(crate) async fn finish(env: Arc<Env>, done: Done) {
         Verdict::Retry { why, pause } => {
             tracing::warn!(id = %held.id(), why, ?pause, "message comes again");
             env.status.count(Count::Retried, 1);
+            env.status.waits(&why, pause);
             held.retry_after(pause).await;
         }
     }

@@ -28,6 +28,9 @@ impl Telemetry {
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
         };
         let spans = exporter(service);
+        if spans.is_some() {
+            crate::trace::export();
+        }
         let export = spans.as_ref().map(|spans| tracing_opentelemetry::layer().with_tracer(spans.tracer("causeway")));
         // A second start (tests in one process) keeps the first.
         let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(export).try_init();

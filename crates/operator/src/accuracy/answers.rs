@@ -81,7 +81,9 @@ async fn read_changelog(bus: &Bus, pipeline: &Pipeline, fold: &str) -> anyhow::R
 fn label(changes: Vec<Change>, labelled: &Labelled) -> Vec<(LabelledFace, String)> {
     // Nothing is decided here: the threshold is not used.
     let mut clusters = Cluster::with_threshold(1.0);
-    changes.iter().for_each(|change| clusters.apply(change));
+    for change in &changes {
+        clusters.apply(change);
+    }
     let mut by_photo: BTreeMap<usize, Vec<Change>> = BTreeMap::new();
     for change in changes {
         if let Some(photo) = labelled.place(&change.capture.item) {

@@ -162,7 +162,7 @@ impl<'a> Figures<'a> {
     fn rank1_note(&self) -> String {
         let rank1 = self.comparison.rank1;
         if rank1.of == 0 {
-            return "nobody has two photos with a face".into();
+            return self.or_why_no_pairs("nobody has two photos with a face".into());
         }
         format!("the most alike other photo is of the same person: {} of {}", rank1.part, rank1.of)
     }
@@ -274,7 +274,7 @@ Bob/2.jpg       preprocess  no-face: none
         let figures = Figures::new(&labelled, &answers, Some(0.4), Duration::ZERO);
         assert_eq!(
             serde_json::to_string(&figures.object()).unwrap(),
-            r#"{"photos":2,"detected":2,"auc":null,"tar_at_far_1e3":null,"accuracy":null,"rank1":1.0,"cluster_f1":1.0}"#
+            r#"{"photos":2,"detected":2,"auc":null,"tar_at_far_1e3":null,"accuracy":null,"rank1":null,"cluster_f1":1.0}"#
         );
     }
 
@@ -284,17 +284,17 @@ Bob/2.jpg       preprocess  no-face: none
         let one = Answers { labelled: vec![face(0, 1.0, "a"), face(1, 0.0, "b")], faces: 2, without: Vec::new() };
         let told = text(&labelled, &one);
         for line in [
-            "AUC                    n/a  no pair of the same person: nobody has two photos with a face",
-            "rank-1                 n/a  nobody has two photos with a face",
-            "cluster precision      n/a  2 clusters of labelled faces, as they came online; no two faces together",
-            "cluster F1             n/a  nobody has two photos with a face",
+            "AUC                   n/a  no pair of the same person: nobody has two photos with a face",
+            "rank-1                n/a  no pair of the same person: nobody has two photos with a face",
+            "cluster precision     n/a  2 clusters of labelled faces, as they came online; no two faces together",
+            "cluster F1            n/a  nobody has two photos with a face",
         ] {
             assert!(told.contains(line), "{told}");
         }
         let none = Answers { labelled: Vec::new(), faces: 0, without: Vec::new() };
         let told = text(&labelled, &none);
-        assert!(told.contains("photos with a face       0  0.0000 of the photos"), "{told}");
-        assert!(told.contains("AUC                    n/a  less than two photos with a face"), "{told}");
+        assert!(told.contains("photos with a face      0  0.0000 of the photos"), "{told}");
+        assert!(told.contains("AUC                   n/a  less than two photos with a face"), "{told}");
         assert!(!told.contains("NaN"), "{told}");
     }
 

@@ -130,7 +130,7 @@ pub(crate) fn shuffled(count: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014; constants as in
+/// `SplitMix64` (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014; constants as in
 /// <https://prng.di.unimi.it/splitmix64.c>).
 fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -174,7 +174,7 @@ mod tests {
         let labelled = Labelled::read(dir.path()).unwrap();
         let links = tempfile::tempdir().unwrap();
         labelled.link_into(links.path(), &[2, 0, 1]).unwrap();
-        let mut items = vec!["0000000-0000002/Bob/c.jpg", "0000001-0000000/Ada/a.jpg", "0000002-0000001/Bob/b.jpg"];
+        let mut items = ["0000000-0000002/Bob/c.jpg", "0000001-0000000/Ada/a.jpg", "0000002-0000001/Bob/b.jpg"];
         let read = |item: &&str| fs::read_to_string(links.path().join(item)).unwrap();
         assert_eq!(items.iter().map(read).collect::<Vec<_>>(), ["Bob/c.jpg", "Ada/a.jpg", "Bob/b.jpg"]);
         items.sort_unstable();
@@ -211,7 +211,7 @@ mod tests {
         let mut sorted = order;
         sorted.sort_unstable();
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
-        assert_eq!(shuffled(0, 1), []);
+        assert!(shuffled(0, 1).is_empty());
     }
 
     #[test]

@@ -106,10 +106,9 @@ impl Nearest {
     }
 
     /// Leave one out, rank 1: whether the nearest of all other faces is of the same person. A tie is wrong: whoever looks
-    /// it up may get either. `None` for who has no other face.
+    /// it up may get either. `None` where there is no other face of the person, or of nobody else.
     fn is_right(self) -> Option<bool> {
-        let same = self.same?;
-        Some(self.different.is_none_or(|different| same > different))
+        Some(self.same? > self.different?)
     }
 }
 
@@ -144,7 +143,7 @@ impl Scores {
 
     /// The area under the ROC curve, exact: the chance that a pair of the same person is more alike than one of different
     /// people, ties counting half. It is the rank sum of Mann and Whitney over the number of comparisons, U / (n·m)
-    /// (Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 143, 1982).
+    /// (Hanley and `McNeil`, "The meaning and use of the area under a ROC curve", Radiology 143, 1982).
     pub(crate) fn auc(&self) -> Option<f64> {
         if self.is_empty() {
             return None;

@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_person_is_bounded() {
-        let photos: Vec<_> = (0..MAX_VECTORS as u64 + 1).map(|content| face("x.jpg", content)).collect();
+        let photos: Vec<_> = (0..=MAX_VECTORS as u64).map(|content| face("x.jpg", content)).collect();
         let (ada, verdicts) = merge(None, "Ada", "s", &photos);
         assert_eq!(ada.vectors.len(), MAX_VECTORS);
         assert_eq!(verdicts[MAX_VECTORS].1, PhotoVerdict::Full);

@@ -23,11 +23,51 @@ uses = "cluster"
 from = "describe"
 "#;
 
-fn results() -> Results {
+pub(crate) fn pipeline() -> Pipeline {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("doors.toml");
     std::fs::write(&path, PIPELINE).unwrap();
-    Results::new(&Pipeline::load(path).unwrap())
+    Pipeline::load(path).unwrap()
+}
+
+fn results() -> Results {
+    Results::new(&pipeline())
+}
+
+/// Results that a test tells of, photo by photo.
+pub(crate) struct Told {
+    pub(crate) results: Results,
+}
+
+impl Told {
+    pub(crate) fn new() -> Self {
+        Self { results: results() }
+    }
+
+    /// Face `index` of `count` in a photo, in the cluster of another or in its own; gives its id.
+    pub(crate) fn face(
+        &mut self,
+        item: &str,
+        index: usize,
+        count: usize,
+        label: Option<&str>,
+        cluster: Option<Id>,
+    ) -> Id {
+        let face = feature(item, index, count);
+        self.results.decide(&face, item, label, 0.5);
+        self.results.assign(&face, item, cluster.unwrap_or(face.id), &[]);
+        face.id
+    }
+
+    pub(crate) fn empty(&mut self, item: &str) {
+        let (reason, detail) = ("no-face".into(), String::new());
+        let empty = Empty { capture: capture(item), stage: "find".into(), reason, detail };
+        self.results.store(&photo(item).child("find", Empty::kind(), 0, 1), &empty);
+    }
+
+    pub(crate) fn dead(&mut self, item: &str, stage: &str) {
+        self.results.set_aside(&photo(item), stage, Vec::new());
+    }
 }
 
 fn photo(item: &str) -> Meta {

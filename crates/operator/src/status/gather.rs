@@ -54,20 +54,29 @@ pub(crate) struct StreamStatus {
 }
 
 impl Replica {
+    /// Whether it has not said how it is, though nothing says that it ended.
     pub(crate) fn is_stale(&self) -> bool {
-        self.silent > STALE
+        self.silent > STALE && !self.has_ended()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.beat.state == "ended" || self.beat.state.starts_with("failed")
     }
 }
 
 impl StageStatus {
     /// In one word or a short sentence: the worst of what its replicas say.
     pub(crate) fn state(&self) -> String {
-        let fresh: Vec<_> = self.replicas.iter().filter(|replica| !replica.is_stale()).collect();
-        let troubled = fresh.iter().find(|replica| replica.beat.state != "running");
-        match (troubled.or(fresh.first()), self.replicas.first()) {
-            (Some(replica), _) => replica.beat.state.clone(),
-            (None, Some(stale)) => format!("silent for {}", crate::terminal::age(stale.silent)),
-            (None, None) => "-".into(),
+        let alive = || self.replicas.iter().filter(|replica| !replica.is_stale() && !replica.has_ended());
+        let troubled = alive().find(|replica| replica.beat.state != "running");
+        if let Some(replica) = troubled.or_else(|| alive().next()) {
+            return replica.beat.state.clone();
+        }
+        // None is alive: one that did not end is the worse news.
+        match self.replicas.iter().find(|replica| replica.is_stale()).or(self.replicas.first()) {
+            Some(stale) if stale.is_stale() => format!("silent for {}", crate::terminal::age(stale.silent)),
+            Some(ended) => ended.beat.state.clone(),
+            None => "-".into(),
         }
     }
 
@@ -264,5 +273,7 @@ pub(crate) mod tests {
             "waiting: faces.frame is full"
         );
         assert_eq!(state(vec![replica("running", 9)]), "silent for 9 s");
+        assert_eq!(state(vec![replica("ended", 9)]), "ended");
+        assert_eq!(state(vec![replica("ended", 9), replica("running", 0)]), "running");
     }
 }

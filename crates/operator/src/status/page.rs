@@ -33,7 +33,8 @@ fn stage_row(stage: &StageStatus) -> Vec<String> {
     let counted = |sum: u64| if stage.replicas.is_empty() { NOTHING.into() } else { sum.to_string() };
     let waiting = |sum: Option<u64>| sum.map_or(NOTHING.into(), |sum| sum.to_string());
     let stale = stage.replicas.iter().filter(|replica| replica.is_stale()).count();
-    let replicas = match (stage.replicas.len(), stale) {
+    let there = stage.replicas.iter().filter(|replica| !replica.has_ended()).count();
+    let replicas = match (there, stale) {
         (0, _) => NOTHING.into(),
         (all, 0) => all.to_string(),
         (all, stale) => format!("{all} ({stale} stale)"),

@@ -1,0 +1,45 @@
+use std::path::Path;
+
+use causeway_bus::{Bus, names};
+use causeway_pipelines::Pipeline;
+
+use crate::{Tools, eventually};
+
+/// Puts `copies` of each of the demo's photos into a folder, each a photo of its own by its name. Gives how many.
+///
+/// # Panics
+/// When the photos are not there.
+pub fn copy_photos(tools: &Tools, to: &Path, copies: usize) -> usize {
+    let mut photos = 0;
+    for photo in std::fs::read_dir(tools.photos().join("input")).expect("the demo's photos") {
+        let photo = photo.expect("a photo");
+        for copy in 0..copies {
+            let name = format!("{copy}-{}", photo.file_name().to_string_lossy());
+            std::fs::copy(photo.path(), to.join(name)).expect("it is copied");
+            photos += 1;
+        }
+    }
+    photos
+}
+
+/// Waits until everything was captured and, link by link in graph order, nothing is pending nor unacked.
+///
+/// # Panics
+/// When that does not come about.
+pub async fn drained(bus: &Bus, pipeline: &Pipeline, photos: usize) {
+    eventually("drained", async || {
+        let captured = bus.stream_state(&names::stream(&pipeline.name, "capture")).await.ok()??;
+        if captured.messages < photos as u64 {
+            return None;
+        }
+        for stage in pipeline.stages.iter().filter(|stage| !stage.is_source()) {
+            let stream = names::stream(&pipeline.name, &stage.from[0]);
+            let state = bus.durable_state(&stream, &stage.name).await.ok()??;
+            if state.pending + state.unacked > 0 {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}

@@ -1,0 +1,76 @@
+//! One writer: a standby takes over, and a writer that slept is refused by the server, not by luck.
+
+use causeway_bus::names;
+use causeway_schemas::Codec;
+use futures::StreamExt as _;
+use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, signal, verdict};
+
+const FACES: &str = r#"
+pipeline = "faces"
+[stage.capture]
+input = "INPUT"
+[stage.preprocess]
+from = "capture"
+model = "yunet"
+[stage.extract]
+from = "preprocess"
+model = "sface"
+[stage.classify]
+from = "extract"
+[stage.cluster]
+from = "extract"
+"#;
+
+/// Every face is in the changelog exactly once.
+async fn assert_changes_once(site: &Site, faces: usize) {
+    let mut ids = std::collections::BTreeSet::new();
+    let mut records = site.bus.scan(&names::changelog("faces", "cluster"), 1, false).await.expect("a changelog");
+    while let Some(record) = records.next().await {
+        let record = record.expect("a record");
+        let change: causeway_cluster::Change =
+            causeway_schemas::decode_body(&record.body, Codec::Bincode).expect("a change");
+        assert!(ids.insert(change.id), "{} is in the changelog twice", change.id);
+    }
+    assert_eq!(ids.len(), faces);
+}
+
+async fn golden(tools: &Tools, input: &std::path::Path) -> Verdict {
+    let home = tempfile::tempdir().expect("a folder");
+    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path")];
+    let running = Running::start(tools, home.path(), &arguments);
+    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let bus = running.bus("faces").await;
+    drained(&bus, &pipeline, std::fs::read_dir(input).expect("a folder").count()).await;
+    let verdict = verdict(&bus, &pipeline).await;
+    running.stop().await.ok();
+    verdict
+}
+
+#[tokio::test]
+async fn a_writer_that_slept_through_a_takeover_is_refused() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    let photos = copy_photos(&tools, input.path(), 3);
+    let site = Site::start(&tools, &FACES.replace("INPUT", input.path().to_str().expect("a path"))).await;
+    let first = site.stage("cluster", &[]);
+    let _others = ["preprocess", "extract", "classify"].map(|stage| site.stage(stage, &[]));
+    let _capture = site.stage("capture", &[]);
+    let log = names::changelog("faces", "cluster");
+    eventually("a change", async || site.bus.stream_state(&log).await.ok()?.filter(|state| state.messages >= 2)).await;
+
+    // It stops in the middle, with messages in hand and a state that will be old.
+    signal(first.pid(), "STOP");
+    let _second = site.stage("cluster", &[]);
+    drained(&site.bus, &site.pipeline, photos).await;
+    signal(first.pid(), "CONT");
+    // Awake: it has to answer for what it held, which is all there already.
+    drained(&site.bus, &site.pipeline, photos).await;
+    assert_eq!(first.stop().await, Some(0));
+
+    let verdict = verdict(&site.bus, &site.pipeline).await;
+    verdict.assert_exactly_once();
+    assert_changes_once(&site, verdict.decisions.len()).await;
+    let golden = golden(&tools, input.path()).await;
+    assert_eq!(verdict.decisions.keys().collect::<Vec<_>>(), golden.decisions.keys().collect::<Vec<_>>());
+    assert_eq!(verdict.clusters, golden.clusters);
+}
