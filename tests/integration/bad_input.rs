@@ -314,8 +314,7 @@ async fn assert_dlq_lists(tools: &Tools, site: &Site, letters: &[(Meta, DeadLett
     for subject in ["faces.frame.edge.random", "faces.crop.edge.too-long", "faces.feature.edge.garbage"] {
         let (meta, letter) = letters.iter().find(|(_, letter)| letter.subject == subject).expect("a dead letter");
         let id = meta.id.to_string();
-        let show =
-            ["dlq", "show", &id, "--stage", &letter.stage, "--json", "--body", body_path, "--nats", &address];
+        let show = ["dlq", "show", &id, "--stage", &letter.stage, "--json", "--body", body_path, "--nats", &address];
         let shown = causeway(tools, &show).await.ok().json();
         assert_eq!(shown["reason"], letter.reason.as_str(), "{subject}");
         assert!(std::fs::read(&body).expect("a body") == letter.body, "{subject}: its body is the original's");

@@ -3,6 +3,7 @@
 mod bad_input;
 mod demo;
 mod fold;
+mod house;
 mod life;
 mod refusals;
 mod resume;

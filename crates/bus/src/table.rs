@@ -62,10 +62,19 @@ impl Bus {
         value: Bytes,
         revision: u64,
     ) -> Result<Option<u64>, BusError> {
-        match self.store(table).await?.update(key, value, revision).await {
+        let fail = |why: String| BusError::request(format!("set {key} in the table {table}"), why);
+        let store = self.store(table).await?;
+        // A key that was removed does not exist, but its mark has a revision.
+        let after = if revision == 0 {
+            let entry = store.entry(key).await.map_err(|error| fail(error_chain(&error)))?;
+            entry.filter(|entry| entry.operation != Operation::Put).map_or(0, |removed| removed.revision)
+        } else {
+            revision
+        };
+        match store.update(key, value, after).await {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if matches!(error.kind(), kv::UpdateErrorKind::WrongLastRevision) => Ok(None),
-            Err(error) => Err(BusError::request(format!("set {key} in the table {table}"), error_chain(&error))),
+            Err(error) => Err(fail(error_chain(&error))),
         }
     }
 

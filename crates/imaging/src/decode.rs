@@ -87,7 +87,8 @@ fn open(bytes: &[u8], max_pixels: u64) -> Result<(Probe, impl ImageDecoder + '_)
     Ok((Probe { format, width, height, orientation }, decoder))
 }
 
-fn format_of(bytes: &[u8]) -> Result<Format, ImageError> {
+/// The encoding that the first bytes tell; nothing more is looked at.
+pub fn format_of(bytes: &[u8]) -> Result<Format, ImageError> {
     match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => Ok(Format::Jpeg),
         Ok(ImageFormat::Png) => Ok(Format::Png),

@@ -13,7 +13,7 @@ mod warp;
 #[cfg(test)]
 mod bad_images;
 
-pub use decode::{Format, Probe, decode, probe};
+pub use decode::{Format, Probe, decode, format_of, probe};
 pub use error::ImageError;
 pub use picture::Picture;
 pub use resize::resize;

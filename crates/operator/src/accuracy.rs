@@ -37,8 +37,8 @@ Examples:
   causeway accuracy photos --shuffle 1            in another order: clusters must not depend on it
   causeway accuracy photos --set preprocess.input_size=320
 
-In a photo that shows several faces the largest nearest the centre is the named one; the others are left out. Results of
-other runs are neither used nor touched: the server and its store live only as long as the measurement.";
+In a photo that shows several faces the largest nearest the centre is the named one; the others are left out.
+Results of other runs are neither used nor touched: the server and its store live as long as the measurement.";
 
 /// The arguments of `accuracy`.
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,7 @@
 //! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge.
 
+use std::time::Duration;
+
 use causeway_bus::{Bus, Record, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
 use causeway_stage::{now_ns, read_ledger};
@@ -12,20 +14,36 @@ const LEFT_SHARE: f64 = 0.6;
 /// Above this share space is short: copies that are only kept for repair go, before the camera has to stop.
 const SHORT_SHARE: f64 = 0.95;
 
-pub(crate) struct Agent {
+struct Agent {
     bus: Bus,
     pipeline: Pipeline,
     /// Captured items whose repair copy went although they were not complete.
-    pub(crate) given_up: u64,
+    given_up: u64,
+}
+
+/// How often it does its rounds.
+const ROUND_EVERY: Duration = Duration::from_secs(5);
+
+/// Does round after round, for ever.
+pub(crate) async fn keep(bus: Bus, pipeline: Pipeline) {
+    let mut agent = Agent::new(&bus, &pipeline);
+    let mut round = tokio::time::interval(ROUND_EVERY);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        round.tick().await;
+        if let Err(error) = agent.round().await {
+            tracing::warn!(error = format!("{error:#}"), "the agent's round failed; it comes again");
+        }
+    }
 }
 
 impl Agent {
-    pub(crate) fn new(bus: &Bus, pipeline: &Pipeline) -> Self {
+    fn new(bus: &Bus, pipeline: &Pipeline) -> Self {
         Self { bus: bus.clone(), pipeline: pipeline.clone(), given_up: 0 }
     }
 
     /// One round: purges the capture stream of each source. Gives how many messages were purged.
-    pub(crate) async fn round(&mut self) -> anyhow::Result<u64> {
+    async fn round(&mut self) -> anyhow::Result<u64> {
         let pipeline = self.pipeline.clone();
         let mut purged = 0;
         for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
@@ -58,7 +76,12 @@ impl Agent {
         let purged = first_kept - state.first_sequence;
         self.given_up += given_up;
         if given_up > 0 {
-            tracing::warn!(stream, given_up, "space is short: repair copies of items without an outcome were removed");
+            tracing::warn!(
+                stream,
+                given_up,
+                total = self.given_up,
+                "space is short: repair copies of items without an outcome were removed"
+            );
         }
         tracing::info!(stream, purged, "captured items purged");
         Ok(purged)

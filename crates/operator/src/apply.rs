@@ -1,18 +1,14 @@
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::bail;
 use causeway_bus::{Applied, Bus};
 
-use crate::agent::Agent;
+use crate::agent;
 use crate::cli::{PipelineArgs, PlaceArgs};
 use crate::layout;
 
 /// Where the server is when nobody says.
 const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
-/// How often the agent does its rounds.
-const ROUND_EVERY: Duration = Duration::from_secs(5);
-
 /// The arguments of `apply`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ApplyArgs {
@@ -82,19 +78,10 @@ fn word(applied: Applied) -> &'static str {
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place).await?;
     layout::apply(&bus, &pipeline).await?;
-    let mut agent = Agent::new(&bus, &pipeline);
-    let mut round = tokio::time::interval(ROUND_EVERY);
     let stop = crate::up::stop_signal()?;
-    tokio::pin!(stop);
     eprintln!("agent of {} at work", pipeline.name);
-    loop {
-        tokio::select! {
-            () = &mut stop => return Ok(ExitCode::SUCCESS),
-            _ = round.tick() => {
-                if let Err(error) = agent.round().await {
-                    tracing::warn!(error = format!("{error:#}"), "round failed; it comes again");
-                }
-            }
-        }
+    tokio::select! {
+        () = stop => Ok(ExitCode::SUCCESS),
+        () = agent::keep(bus, pipeline) => bail!("the agent ended"),
     }
 }

@@ -196,7 +196,7 @@ pub fn main() -> ExitCode {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(wrong) = error.downcast_ref::<causeway_pipelines::PipelineError>() {
-        eprintln!("{wrong}");
+        eprintln!("{}", wrong.report());
         return ExitCode::from(causeway_stage::EXIT_PIPELINE);
     }
     // Whoever read the output has seen enough: `causeway people | head`.

@@ -1,5 +1,6 @@
 //! What is in a message, for a person (a line) and for a program (JSON): every kind, and what is none.
 
+use causeway_imaging::{Format, ImageError, format_of};
 use causeway_schemas::{
     Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Region, decode, decode_body,
 };
@@ -180,13 +181,12 @@ pub(crate) fn short(id: impl std::fmt::Display) -> String {
 pub(crate) fn looks_like(body: &[u8]) -> Option<&'static str> {
     /// As much of a text as is looked at.
     const PROBED: usize = 512;
-    if let Ok(format) = image::guess_format(body) {
-        return Some(match format {
-            image::ImageFormat::Jpeg => "JPEG",
-            image::ImageFormat::Png => "PNG",
-            image::ImageFormat::WebP => "WebP",
-            _ => "an image",
-        });
+    match format_of(body) {
+        Ok(Format::Jpeg) => return Some("JPEG"),
+        Ok(Format::Png) => return Some("PNG"),
+        Ok(Format::WebP) => return Some("WebP"),
+        Err(ImageError::Unsupported { .. }) => return Some("an image"),
+        Err(_) => {}
     }
     let start = &body[..body.len().min(PROBED)];
     let text = match std::str::from_utf8(start) {

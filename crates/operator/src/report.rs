@@ -252,8 +252,10 @@ impl Page<'_> {
         let picture = thumbnails::of_dead_letter(letter).map_or(String::new(), |address| {
             format!("<img src=\"{address}\" width=\"72\" height=\"72\" alt=\"What was set aside\">")
         });
-        let tries = count(usize::try_from(letter.attempts).unwrap_or(usize::MAX), "delivery")
-            .replace("deliverys", "deliveries");
+        let tries = match letter.attempts {
+            1 => "1 delivery".to_owned(),
+            attempts => format!("{attempts} deliveries"),
+        };
         format!(
             "<li class=\"card dead\">{picture}<div><h3><b>{}</b> {}</h3><p class=\"soft\">at stage {} after {tries}, {}</p><p>{}</p></div></li>\n",
             Text(&letter.reason),

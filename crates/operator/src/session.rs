@@ -60,16 +60,15 @@ impl Session {
         nats: Option<&str>,
         credentials: &Credentials,
     ) -> anyhow::Result<Self> {
-        let (server, nats) = match nats {
-            Some(address) => (None, address.to_owned()),
-            None => {
-                let site = pipeline.sites.first().map_or("edge", String::as_str);
-                let dir = absolute(&home.site(site))?;
-                std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-                let server = Server::start(site, &dir, None).await?;
-                let address = server.address();
-                (Some(server), address)
-            }
+        let (server, nats) = if let Some(address) = nats {
+            (None, address.to_owned())
+        } else {
+            let site = pipeline.sites.first().map_or("edge", String::as_str);
+            let dir = absolute(&home.site(site))?;
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+            let server = Server::start(site, &dir, None).await?;
+            let address = server.address();
+            (Some(server), address)
         };
         let bus = Bus::connect(&nats, credentials, &pipeline.name, "causeway up").await?;
         layout::apply(&bus, &pipeline).await?;

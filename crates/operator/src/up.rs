@@ -10,15 +10,13 @@ use causeway_bus::{Bus, BusError, names};
 use causeway_pipelines::Pipeline;
 use causeway_stage::Heartbeat;
 
-use crate::agent::Agent;
+use crate::agent;
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::supervisor::{Event, Run, Supervisor};
 
 /// How often the links are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
-/// How often the agent does its rounds.
-const AGENT_EVERY: Duration = Duration::from_secs(5);
 /// Pause before a server that died is started again, and how often in a row.
 const SERVER_RESTART: (Duration, u32) = (Duration::from_millis(200), 20);
 
@@ -81,8 +79,9 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
     let run = Run { overrides: &options.overrides, generation };
     let mut supervisor = Supervisor::start(session, &run)?;
     let mut progress = Progress::start(&session.bus, &session.pipeline, options.quiet).await?;
+    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone()));
     let watched = watch(session, &mut supervisor, &mut progress, options).await;
-    progress.say("stopping the stages");
+    agent.abort();
     let restarts = std::mem::take(&mut supervisor.restarts);
     supervisor.stop().await;
     let took = progress.drained_at().unwrap_or_else(Instant::now) - began;
@@ -115,10 +114,8 @@ async fn watch(
 ) -> anyhow::Result<()> {
     let mut sources: Vec<String> =
         session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
-    let mut agent = Agent::new(&session.bus, &session.pipeline);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut round = tokio::time::interval(AGENT_EVERY);
     let stop = stop_signal()?;
     tokio::pin!(stop);
     loop {
@@ -133,11 +130,17 @@ async fn watch(
                 None => bail!("no stage runs"),
             },
             why = server_ended(session.server.as_mut()) => restart_server(session, &why, progress).await?,
-            _ = round.tick() => if let Err(error) = agent.round().await {
-                tracing::debug!(%error, "the agent's round failed; it comes again");
-            },
             _ = look.tick() => {
-                let drained = match progress.look(&session.bus, &session.pipeline).await {
+                // A look at a server that died would wait for its answer: the server comes first.
+                let looked = tokio::select! {
+                    biased;
+                    why = server_ended(session.server.as_mut()) => {
+                        restart_server(session, &why, progress).await?;
+                        continue;
+                    }
+                    looked = progress.look(&session.bus, &session.pipeline) => looked,
+                };
+                let drained = match looked {
                     Ok(drained) => drained && sources.is_empty(),
                     Err(error) => {
                         tracing::debug!(%error, "cannot look at the links; trying again");
@@ -181,17 +184,29 @@ async fn restart_server(session: &mut Session, why: &str, progress: &mut Progres
     Err(last.map_or_else(|| anyhow::anyhow!("no attempt"), Into::into)).context("cannot start nats-server again")
 }
 
-/// Ends at SIGTERM or Ctrl-C.
+/// Ends at the first SIGTERM or Ctrl-C from now on. A second one ends the process at once: its children end with it.
 pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            if stop.send_replace(true) || stop.is_closed() {
+                std::process::exit(EXIT_INTERRUPTED);
+            }
         }
+    });
+    Ok(async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
     })
 }
+
+/// What a shell gives for a process that Ctrl-C ended.
+const EXIT_INTERRUPTED: i32 = 130;
 
 /// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
 async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {

@@ -57,8 +57,8 @@ impl Examiner {
         let classify = pipeline.stages.iter().find(|stage| stage.uses == "classify");
         let classify = classify.with_context(|| format!("{}: none of its stages uses `classify`", cannot()))?;
         let before = |stage: &StageSpec, uses: &str| {
-            let mut froms = stage.from.iter().filter_map(|from| pipeline.stage(from));
-            let found = froms.find(|from| from.uses == uses).cloned();
+            let mut takes_from = stage.from.iter().filter_map(|from| pipeline.stage(from));
+            let found = takes_from.find(|from| from.uses == uses).cloned();
             found
                 .with_context(|| format!("{}: [stage.{}] takes from no stage that uses `{uses}`", cannot(), stage.name))
         };
