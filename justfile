@@ -14,6 +14,10 @@ demo *ARGS: build
 accuracy *ARGS: build
     @target/debug/causeway accuracy "$@"
 
+# The `causeway` command itself: ./dev causeway up pipelines/faces.toml --input DIR
+causeway *ARGS: build
+    @target/debug/causeway "$@"
+
 # All tests but the long ones. ARGS go to the test runner: a name to pick tests.
 test *ARGS: build
     @if cargo nextest --version >/dev/null 2>&1; \

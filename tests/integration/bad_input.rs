@@ -1,23 +1,24 @@
 //! Whatever comes in ends as a decision, an `empty` with its reason, or a dead letter with stage, reason and the original
 //! bytes; nothing crashes, nothing is lost, nothing is retried for ever, and the good ones are as they would be alone.
 
+mod files;
+mod strange;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Cursor;
 use std::path::Path;
 
 use causeway_bus::{Bus, Outgoing, names};
 use causeway_pipelines::Pipeline;
-use causeway_schemas::{
-    Capture, Codec, Crop, DeadLetter, Decision, Dtype, Feature, Frame, Id, Message as _, Meta, ModelRef, Region,
-    decode_body, encode, header,
-};
+use causeway_schemas::{Codec, DeadLetter, Decision, Id, Meta, decode_body, header};
 use causeway_stage::read_ledger;
 use futures::StreamExt as _;
 use harness::{
     Running, Site, Stored, Tools, Verdict, causeway, copy_photos, dead_letters, eventually, verdict, workspace,
 };
-use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
+
+use files::{bad_file, write_bad_files};
+use strange::{Strange, crops, features, frames, newer};
 
 /// A name or `None`, and the score, by photo and face.
 type Decisions = BTreeMap<(String, String), (Option<String>, f32)>;
@@ -79,67 +80,7 @@ async fn run(tools: &Tools, input: &Path) -> (Verdict, tempfile::TempDir) {
 }
 
 fn faces() -> Pipeline {
-    Pipeline::load(&workspace().join("pipelines/faces.toml")).expect("the pipeline")
-}
-
-/// Writes the bad ones and the odd ones; gives those that must end as dead letters with stage and reason.
-fn write_bad_files(tools: &Tools, to: &Path) -> BTreeMap<&'static str, (&'static str, &'static str)> {
-    let photo = std::fs::read(tools.photos().join("input/obama-speaking.jpg")).expect("a photo");
-    let upright = image::load_from_memory(&photo).expect("a photo");
-    let testdata = workspace().join("crates/imaging/testdata");
-    let read = |name| std::fs::read(testdata.join(name)).expect("a picture");
-    let files = [
-        ("upright.jpg", photo.clone()),
-        // Held so that its right side was up: orientation 6 is turned by 90° clockwise to be upright.
-        ("rotated.jpg", with_orientation(&encoded(&upright.rotate270(), ImageFormat::Jpeg), 6)),
-        ("deep.png", encoded(&DynamicImage::ImageLuma16(upright.to_luma16()), ImageFormat::Png)),
-        ("cmyk.jpg", read("cmyk.jpg")),
-        ("animated.webp", read("animated.webp")),
-        ("truncated.jpg", photo[..photo.len() / 2].to_vec()),
-        ("text.jpg", b"dear diary".to_vec()),
-        ("huge.png", png_header(60_000, 60_000)),
-        ("empty.jpg", Vec::new()),
-    ];
-    for (name, bytes) in files {
-        std::fs::write(to.join(name), bytes).expect("it is written");
-    }
-    BTreeMap::from([
-        ("truncated.jpg", ("preprocess", "rejected")),
-        ("text.jpg", ("capture", "not-an-image")),
-        ("huge.png", ("capture", "too-many-pixels")),
-        ("empty.jpg", ("capture", "empty-file")),
-    ])
-}
-
-fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).expect("it can be encoded");
-    bytes.into_inner()
-}
-
-/// A JPEG with an EXIF block that says nothing but the orientation, 1 to 8.
-fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
-    // Little-endian TIFF with one entry: tag 0x0112 (orientation), type 3 (16 bits), count 1.
-    let tiff = [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".as_slice(), &[orientation, 0, 0, 0, 0, 0, 0, 0]];
-    let block = [b"Exif\0\0".as_slice(), &tiff.concat()].concat();
-    let length = u16::try_from(block.len() + 2).expect("a short block").to_be_bytes();
-    [&jpeg[..2], &[0xFF, 0xE1], &length, &block, &jpeg[2..]].concat()
-}
-
-/// A PNG that is nothing but its header.
-fn png_header(width: u32, height: u32) -> Vec<u8> {
-    let mut chunk = b"IHDR".to_vec();
-    chunk.extend(width.to_be_bytes());
-    chunk.extend(height.to_be_bytes());
-    chunk.extend([8, 2, 0, 0, 0]);
-    let sum = crc32(&chunk).to_be_bytes();
-    [b"\x89PNG\r\n\x1a\n\0\0\0\x0d".as_slice(), &chunk, &sum, b"\0\0\0\x04IDAT"].concat()
-}
-
-/// CRC-32 of the PNG specification, annex D.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+    Pipeline::load(workspace().join("pipelines/faces.toml")).expect("the pipeline")
 }
 
 /// `dlq ls` lists each of `bad` with its stage and reason, and `dlq show` gives back the file as it was.
@@ -159,21 +100,6 @@ async fn dead_letters_give_back(tools: &Tools, home: &Path, bad: &BTreeMap<&str,
         let original = bad_file(tools, &item);
         assert!(std::fs::read(&body).expect("a body") == original, "{item} comes back as it was");
     }
-}
-
-/// The bytes of one of the bad files.
-fn bad_file(tools: &Tools, name: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a folder");
-    write_bad_files(tools, folder.path());
-    std::fs::read(folder.path().join(name)).expect("a bad file")
-}
-
-/// What a stranger or a broken stage puts on a link, and which stages must set it aside for which reason.
-struct Strange {
-    name: &'static str,
-    message: Outgoing,
-    reason: &'static str,
-    takers: &'static [&'static str],
 }
 
 #[tokio::test]
@@ -292,7 +218,7 @@ async fn assert_nothing_again(bus: &Bus, pipeline: &Pipeline) {
 async fn assert_newer_waits(tools: &Tools, site: &Site, newer: &Outgoing) {
     let kept = site.bus.scan(&names::stream(&site.pipeline.name, "capture"), 1, false).await.expect("a stream");
     let kept = kept.filter_map(async |record| record.ok().filter(|record| record.subject == newer.subject));
-    assert_eq!(kept.map(|record| record.body).collect::<Vec<_>>().await, [newer.body.clone()]);
+    assert_eq!(kept.map(|record| record.body).collect::<Vec<_>>().await, std::slice::from_ref(&newer.body));
     let address = site.server.address();
     eventually("the newer version shown as waiting", async || {
         let status = causeway(tools, &["status", "--json", "--nats", &address]).await.ok().json();
@@ -319,131 +245,4 @@ async fn assert_dlq_lists(tools: &Tools, site: &Site, letters: &[(Meta, DeadLett
         assert_eq!(shown["reason"], letter.reason.as_str(), "{subject}");
         assert!(std::fs::read(&body).expect("a body") == letter.body, "{subject}: its body is the original's");
     }
-}
-
-/// A message with all our headers, on a subject that no other has.
-fn message(link: &str, name: &'static str, kind: &str, body: Vec<u8>) -> Outgoing {
-    let meta = Meta::captured(Id::captured("stranger", &format!("{link} {name}")), "stranger", kind.into(), 0);
-    let mut headers = meta.to_headers();
-    headers.push((header::CONTENT_TYPE, Codec::Bincode.content_type().into()));
-    Outgoing { subject: format!("faces.{link}.edge.{name}"), headers, body: body.into(), if_absent: false }
-}
-
-/// The same with one header otherwise; without it where there is no value.
-fn with_header(mut message: Outgoing, name: &'static str, value: &str) -> Outgoing {
-    message.headers.retain(|(found, _)| *found != name);
-    if !value.is_empty() {
-        message.headers.push((name, value.into()));
-    }
-    message
-}
-
-fn capture() -> Capture {
-    Capture { source: "stranger".into(), item: "strange.jpg".into(), epoch: 0, sequence: 0, captured_at: 0 }
-}
-
-fn frame(image: &[u8]) -> Vec<u8> {
-    encode(&Frame { capture: capture(), image: image.to_vec() }, Codec::Bincode)
-}
-
-fn region() -> Region {
-    Region { x: 0.0, y: 0.0, w: 9.0, h: 9.0, score: 1.0, sharpness: 1.0, landmarks: Vec::new(), frame: [9, 9] }
-}
-
-fn crop(width: u32, height: u32, pixels: usize) -> Vec<u8> {
-    let crop = Crop { capture: capture(), region: region(), width, height, pixels: vec![7; pixels] };
-    encode(&crop, Codec::Bincode)
-}
-
-fn feature(shape: &[u32], vector: &[f32]) -> Vec<u8> {
-    let model = ModelRef { name: "sface".into(), version: "2021dec".into(), sha256: "0".repeat(64) };
-    let feature = Feature {
-        capture: capture(),
-        region: region(),
-        dtype: Dtype::F32,
-        shape: shape.to_vec(),
-        data: Feature::encode_f32(vector),
-        space: "sface-2021dec-128".into(),
-        model,
-    };
-    encode(&feature, Codec::Bincode)
-}
-
-/// Bytes that are nothing, the same on every run.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 1_u32;
-    let next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_le_bytes()[3]
-    };
-    std::iter::repeat_with(next).take(len).collect()
-}
-
-fn newer() -> Outgoing {
-    message("frame", "newer", "frame.v2", noise(100))
-}
-
-fn frames() -> Vec<Strange> {
-    let good = |name| message("frame", name, &Frame::kind(), frame(b"no picture"));
-    let body = |name, body| message("frame", name, &Frame::kind(), body);
-    let random = Outgoing { headers: Vec::new(), ..body("random", noise(1000)) };
-    // A source's name that is longer than any message.
-    let forged = [u64::MAX.to_le_bytes().as_slice(), &noise(100)].concat();
-    let large = [(100_u64 << 20).to_le_bytes().as_slice(), &noise(100)].concat();
-    let cases = [
-        ("random", "bad-headers", random),
-        ("no-kind", "bad-headers", with_header(good("no-kind"), header::KIND, "")),
-        ("id", "bad-headers", with_header(good("id"), header::ID, "not an id")),
-        ("root", "bad-headers", with_header(good("root"), header::ROOT, "8zzzzzzzzzzzzzzzzzzzzzzzzz")),
-        ("parent", "bad-headers", with_header(good("parent"), header::PARENT, "?")),
-        ("part", "bad-headers", with_header(good("part"), header::PART, "9/3")),
-        ("generation", "bad-headers", with_header(good("generation"), header::GENERATION, "-1")),
-        ("cake", "unknown-kind", with_header(good("cake"), header::KIND, "cake.v1")),
-        ("noun", "unknown-kind", with_header(good("noun"), header::KIND, "frame")),
-        ("older", "unknown-kind", with_header(good("older"), header::KIND, "frame.v0")),
-        ("garbage", "malformed", body("garbage", noise(1000))),
-        ("nothing", "malformed", body("nothing", Vec::new())),
-        ("forged", "malformed", body("forged", forged)),
-        ("large", "malformed", body("large", large)),
-        ("more", "malformed", body("more", [frame(b"no picture"), b"more".to_vec()].concat())),
-        ("json", "malformed", with_header(good("json"), header::CONTENT_TYPE, "application/json")),
-        ("picture", "rejected", good("picture")),
-        ("gone", "body-missing", with_header(body("gone", Vec::new()), header::BODY, &"0".repeat(64))),
-    ];
-    strange(cases, &["preprocess"])
-}
-
-fn crops() -> Vec<Strange> {
-    let body = |name, body| message("crop", name, &Crop::kind(), body);
-    let cases = [
-        ("garbage", "malformed", body("garbage", noise(1000))),
-        ("kind", "unknown-kind", message("crop", "kind", &Frame::kind(), frame(b"no picture"))),
-        // By reference, since no message is that long.
-        ("too-long", "too-long", body("too-long", noise(Crop::MAX_BYTES + 1))),
-        ("lying", "rejected", body("lying", crop(112, 112, 10))),
-        ("other-size", "rejected", body("other-size", crop(10, 10, 300))),
-        ("no-size", "rejected", body("no-size", crop(0, 0, 0))),
-        ("overflowing", "rejected", body("overflowing", crop(u32::MAX, u32::MAX, 3))),
-    ];
-    strange(cases, &["extract"])
-}
-
-/// Each taker of a feature sets it aside for itself.
-fn features() -> Vec<Strange> {
-    let body = |name, body| message("feature", name, &Feature::kind(), body);
-    let cases = [
-        ("garbage", "malformed", body("garbage", noise(1000))),
-        ("kind", "unknown-kind", message("feature", "kind", "cake.v1", feature(&[128], &[0.5; 128]))),
-        ("lying", "rejected", body("lying", feature(&[128], &[0.5; 3]))),
-        ("scalar", "rejected", body("scalar", feature(&[], &[0.5]))),
-        ("no-number", "rejected", body("no-number", feature(&[128], &[f32::NAN; 128]))),
-    ];
-    strange(cases, &["classify", "cluster"])
-}
-
-fn strange<const N: usize>(
-    cases: [(&'static str, &'static str, Outgoing); N],
-    takers: &'static [&'static str],
-) -> Vec<Strange> {
-    cases.into_iter().map(|(name, reason, message)| Strange { name, message, reason, takers }).collect()
 }

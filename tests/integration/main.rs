@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod fold;
 mod house;
+mod keep;
 mod life;
 mod refusals;
 mod resume;

@@ -63,7 +63,7 @@ fn assert_refused(finished: &Finished, code: i32, words: &[&str]) {
 
 /// It is all that was said.
 fn assert_one_line(finished: &Finished) {
-    assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+    assert_eq!(finished.stderr.trim_end().lines().count(), 1, "{}", finished.stderr);
 }
 
 fn faces_with(from: &str, to: &str) -> String {
@@ -157,7 +157,7 @@ async fn an_unreachable_server_is_named() {
     let address = closed_address();
     for command in ["up", "status", "people", "apply"] {
         let words = [&format!("cannot reach the NATS server at {address}"), "refused"];
-        assert_one_line(&test.refused(&[command, "--nats", &address], 1, &words.map(|word| &word[..])).await);
+        assert_one_line(&test.refused(&[command, "--nats", &address], 1, &words).await);
     }
     let password = address.replace("nats://", "nats://ada:secret@");
     let refused = test.refused(&["status", "--nats", &password], 1, &["cannot reach the NATS server"]).await;

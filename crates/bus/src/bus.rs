@@ -37,7 +37,7 @@ pub enum BusError {
         /// Why.
         why: String,
     },
-    /// The server has no `JetStream`.
+    /// The server has no JetStream.
     #[error("cannot use the NATS server at {0}: JetStream is not enabled there; start it with `-js`")]
     NoJetStream(String),
     /// A body is not in the object store: it never was, or its time is over.

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub enum ServerError {
     /// The program is not there.
     #[error(
-        "cannot find nats-server: looked at $CAUSEWAY_NATS_SERVER, beside this program and in PATH; `./dev build` brings it"
+        "cannot find nats-server: looked at $CAUSEWAY_NATS_SERVER, beside this program, in PATH and in .tools/; `./dev build` brings it"
     )]
     NotFound,
     /// It cannot be run.
@@ -163,15 +163,17 @@ fn configuration(site: &str, dir: &Path, port: Option<u16>) -> String {
     )
 }
 
+/// `$CAUSEWAY_NATS_SERVER`, beside this program, in PATH, or as `./dev` brought it into the checkout that this program is in.
 fn find() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CAUSEWAY_NATS_SERVER") {
         return Some(path.into()).filter(|path: &PathBuf| path.is_file());
     }
-    let beside = std::env::current_exe().ok()?.with_file_name("nats-server");
-    let in_path = std::env::var_os("PATH")
-        .into_iter()
-        .flat_map(|path| std::env::split_paths(&path).map(|dir| dir.join("nats-server")).collect::<Vec<_>>());
-    std::iter::once(beside).chain(in_path).find(|path| path.is_file())
+    let program = std::env::current_exe().ok()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|dir| dir.join("nats-server"));
+    let in_checkout = program.ancestors().map(|dir| dir.join(".tools/venv/bin/nats-server"));
+    let beside = std::iter::once(program.with_file_name("nats-server"));
+    beside.chain(in_path).chain(in_checkout).find(|path| path.is_file())
 }
 
 /// Asks a process to end.

@@ -22,7 +22,7 @@ struct Agent {
 }
 
 /// How often it does its rounds.
-const ROUND_EVERY: Duration = Duration::from_secs(5);
+const ROUND_EVERY: Duration = Duration::from_secs(1);
 
 /// Does round after round, for ever.
 pub(crate) async fn keep(bus: Bus, pipeline: Pipeline) {

@@ -12,7 +12,7 @@ use crate::home::Home;
 use crate::session::Session;
 use crate::{accuracy, apply, demo, dlq, inspect, people, status, tap, up_command};
 
-/// AI pipelines that are split between edge and cloud, over NATS `JetStream`.
+/// AI pipelines that are split between edge and cloud, over NATS JetStream.
 ///
 /// Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 64 the pipeline file is wrong.
 #[derive(Debug, Parser)]

@@ -228,7 +228,7 @@ impl Status {
         }
     }
 
-    /// The `OpenMetrics` text.
+    /// The OpenMetrics text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);

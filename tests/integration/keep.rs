@@ -1,0 +1,52 @@
+//! What is kept: the capture stream gives up what is complete, and nothing that nobody has taken.
+
+use causeway_bus::names;
+use causeway_pipelines::Pipeline;
+use harness::{Running, Tools, copy_photos, drained, eventually, verdict};
+
+const SMALL: &str = r#"
+pipeline = "faces"
+[keep]
+captured = { age = "7d", bytes = "2MiB" }
+[stage.capture]
+[stage.preprocess]
+from = "capture"
+model = "yunet"
+[stage.extract]
+from = "preprocess"
+model = "sface"
+[stage.classify]
+from = "extract"
+[stage.cluster]
+from = "extract"
+"#;
+
+#[tokio::test]
+async fn a_small_capture_stream_carries_a_long_run() {
+    let tools = Tools::find();
+    let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    // Three times what the stream may hold.
+    let photos = copy_photos(&tools, input.path(), 3);
+    let file = home.path().join("faces.toml");
+    std::fs::write(&file, SMALL).expect("it is written");
+    let pipeline = Pipeline::load(&file).expect("the pipeline");
+    let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
+    let running = Running::start(&tools, home.path(), &["up", &path(&file), "--input", &path(input.path())]);
+    let bus = running.bus("faces").await;
+    let stream = names::stream("faces", "capture");
+    let most = 2 << 20;
+    eventually("all captured", async || {
+        let state = bus.stream_state(&stream).await.ok()??;
+        assert!(state.bytes <= most, "{state:?}");
+        (state.last_sequence >= photos as u64).then_some(())
+    })
+    .await;
+    drained(&bus, &pipeline, 0).await;
+    let verdict = verdict(&bus, &pipeline).await;
+    assert!(verdict.captured.len() < photos, "something was purged");
+    assert!(verdict.open.is_empty(), "not closed: {:?}", verdict.open);
+    let answered = verdict.decisions.keys().map(|(photo, _)| photo).chain(verdict.empties.keys());
+    let answered: std::collections::BTreeSet<_> = answered.collect();
+    assert_eq!(answered.len(), photos, "every photo has its outcome, also those whose copy is gone");
+    running.stop().await.ok();
+}
