@@ -4,6 +4,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -31,7 +32,11 @@ impl Telemetry {
         if spans.is_some() {
             crate::trace::export();
         }
-        let export = spans.as_ref().map(|spans| tracing_opentelemetry::layer().with_tracer(spans.tracer("causeway")));
+        let export = spans.as_ref().map(|spans| {
+            // Ours alone: the model engine has spans of its own for everything it loads.
+            let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), tracing::Level::INFO);
+            tracing_opentelemetry::layer().with_tracer(spans.tracer("causeway")).with_filter(ours)
+        });
         // A second start (tests in one process) keeps the first.
         let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(export).try_init();
         Self { spans }
