@@ -81,11 +81,11 @@ fn closed_address() -> String {
 #[tokio::test]
 async fn a_wrong_key_is_named_with_file_line_column_and_stage() {
     let test = Try::new();
-    let file = test.write("wrong.toml", faces_with("threshold = 0.40", "treshold = 0.40").as_bytes());
+    let file = test.write("wrong.toml", faces_with("threshold = 0.40", "thresholds = 0.40").as_bytes());
     let line = std::fs::read_to_string(&file).expect("it was written");
-    let line = line.lines().position(|line| line.starts_with("treshold")).expect("it was replaced") + 1;
+    let line = line.lines().position(|line| line.starts_with("thresholds")).expect("it was replaced") + 1;
     let place = format!("{file}:{line}:1");
-    let words = ["unknown key `treshold`", &place, "[stage.classify]", "did you mean `threshold`?"];
+    let words = ["unknown key `thresholds`", &place, "[stage.classify]", "did you mean `threshold`?"];
     test.refused(&["up", &file], 64, &words).await;
     assert!(!test.home.path().join("edge").exists(), "refused before anything starts");
 
@@ -104,7 +104,7 @@ async fn a_malformed_set_is_shown_the_form() {
     let test = Try::new();
     let refused = test.refused(&["up", "--set", "nonsense"], 1, &["`nonsense`", "STAGE.KEY=VALUE"]).await;
     assert_one_line(&refused);
-    test.refused(&["up", "--set", "clasify.threshold=1"], 64, &["[stage.clasify] there is no stage", "--set:1:1"])
+    test.refused(&["up", "--set", "classifi.threshold=1"], 64, &["[stage.classifi] there is no stage", "--set:1:1"])
         .await;
     let text = ["up", "--set", "classify.threshold=high"];
     test.refused(&text, 64, &["[stage.classify] `threshold` must be a number", "\"high\""]).await;
@@ -222,14 +222,14 @@ async fn an_empty_input_ends_at_once_and_says_so() {
 #[tokio::test]
 async fn what_is_not_known_is_answered_with_what_is() {
     let test = Try::new();
-    let tap = test.refused(&["tap", "clasify"], 1, &["cannot tap `clasify`", "did you mean `classify`?"]).await;
+    let tap = test.refused(&["tap", "classifi"], 1, &["cannot tap `classifi`", "did you mean `classify`?"]).await;
     assert_one_line(&tap);
     for command in [&["status"][..], &["people"], &["dlq", "ls"], &["tap", "classify"]] {
         let refused = test.refused(command, 1, &["no results are stored in", "causeway up", "--nats"]).await;
         assert_one_line(&refused);
         assert!(refused.stderr.contains("nothing runs here"), "{}", refused.stderr);
     }
-    let stage = test.refused(&["dlq", "ls", "--stage", "clasify"], 1, &["[stage.clasify]", "did you mean"]).await;
+    let stage = test.refused(&["dlq", "ls", "--stage", "classifi"], 1, &["[stage.classifi]", "did you mean"]).await;
     assert_one_line(&stage);
 }
 
@@ -273,7 +273,7 @@ async fn no_color_means_none_on_a_terminal_too() {
     let test = Try::new();
     let empty = tempfile::tempdir().expect("a folder");
     test.run(&["up", "--until-drained", "--input", &text(empty.path())]).await.ok();
-    let wrong = test.write("wrong.toml", faces_with("threshold", "treshold").as_bytes());
+    let wrong = test.write("wrong.toml", faces_with("threshold = 0.40", "thresholds = 0.40").as_bytes());
     let home = text(test.home.path());
     let commands = [&["validate", &wrong][..], &["status", "--home", &home], &["dlq", "ls", "--home", &home]];
     for command in commands {
