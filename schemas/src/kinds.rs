@@ -119,6 +119,18 @@ impl Feature {
         let numbers = self.data.as_chunks::<4>().0;
         Some(numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
     }
+
+    /// The numbers as a vector of length 1 (L2), or why there is none: it is no vector, or it has no direction.
+    pub fn unit_vector(&self) -> Result<Vec<f32>, String> {
+        let vector = self
+            .vector()
+            .ok_or_else(|| format!("shape {:?} with {} bytes is no vector of f32", self.shape, self.data.len()))?;
+        let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        if !length.is_finite() || length == 0.0 {
+            return Err(format!("{} numbers of length {length} have no direction", vector.len()));
+        }
+        Ok(vector.iter().map(|&x| (f64::from(x) / length) as f32).collect())
+    }
 }
 
 /// `decision.v1`: who or what it is.

@@ -13,7 +13,7 @@ mod table;
 pub use bus::{Bus, BusError, Credentials};
 pub use headers::Headers;
 pub use layout::{Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish};
-pub use publish::{Outgoing, PublishError, Stored};
+pub use publish::{CHANGE, Outgoing, PublishError, Stored};
 pub use pull::{Delivery, Pull};
 pub use read::{Record, Records};
 pub use table::{Entry, Follow};

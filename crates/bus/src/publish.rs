@@ -62,6 +62,9 @@ pub enum PublishError {
     },
 }
 
+/// The kind of a changelog's entries.
+pub const CHANGE: &str = "change.v1";
+
 /// Room for headers beside a body, bytes.
 const HEADER_ROOM: usize = 8 << 10;
 
@@ -93,7 +96,7 @@ impl Bus {
 
     /// Appends a change to a changelog whose last sequence must be `last`.
     pub(crate) async fn append_after(&self, subject: &str, last: u64, body: Bytes) -> Result<u64, PublishError> {
-        let message = PublishMessage::build().payload(body).expected_last_sequence(last);
+        let message = PublishMessage::build().header(header::KIND, CHANGE).payload(body).expected_last_sequence(last);
         match self.send(subject, message).await? {
             Stored::At(sequence) => Ok(sequence),
             Stored::Already => Err(PublishError::Fenced { subject: subject.into() }),

@@ -41,11 +41,23 @@ pub enum Answer<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Can never be handled: set aside as a dead letter.
-    #[error("{0}")]
-    Reject(String),
+    #[error("{detail}")]
+    Reject {
+        /// A short fixed name, which dead letters are sorted by: `truncated`, `unfit`.
+        reason: &'static str,
+        /// The reason for a person; completes "cannot …".
+        detail: String,
+    },
     /// Could not be handled now: comes again.
     #[error("{0}")]
     Retry(String),
+}
+
+impl Failure {
+    /// The input is not what the stage takes, whatever its kind says.
+    pub fn unfit(detail: impl Into<String>) -> Self {
+        Self::Reject { reason: "unfit", detail: detail.into() }
+    }
 }
 
 /// A source: gives messages of its own accord. `next` blocks; it runs on a thread of its own.

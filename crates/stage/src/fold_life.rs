@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
-use causeway_bus::{BusError, Delivery, PublishError, Pull, names};
+use causeway_bus::{BusError, CHANGE, Delivery, PublishError, Pull, names};
 use causeway_schemas::{Codec, Id, Message, decode_body, encode};
 use futures::StreamExt as _;
 use tokio::sync::oneshot;
@@ -125,6 +125,10 @@ impl<F: Fold> Writer<F> {
         let mut count = 0_u64;
         while let Some(record) = records.next().await {
             let record = record?;
+            if record.headers.kind() != Some(CHANGE) {
+                tracing::warn!(stream, sequence = record.sequence, "not a change of ours; passed over");
+                continue;
+            }
             let change: F::Change = decode_body(&record.body, Codec::Bincode).map_err(|why| {
                 anyhow!("cannot restore [stage.{}]: change {} of {stream}: {why}", self.env.spec.name, record.sequence)
             })?;
@@ -211,8 +215,8 @@ fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>) -> Decided<F> {
             let output = Some(fold.output(&change));
             Decided { held, change: Ok(change), known: false, output }
         }
-        Err(Failure::Reject(detail)) => {
-            let change = Err(Verdict::Reject { reason: "rejected", detail });
+        Err(Failure::Reject { reason, detail }) => {
+            let change = Err(Verdict::Reject { reason, detail });
             Decided { held, change, known: false, output: None }
         }
         Err(Failure::Retry(why)) => {

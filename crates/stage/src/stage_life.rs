@@ -278,7 +278,7 @@ impl<S: Stage> Worker<S> {
                 });
                 Verdict::Outputs { outputs: outputs.collect(), empty: false }
             }
-            Some(Err(Failure::Reject(detail))) => Verdict::Reject { reason: "rejected", detail },
+            Some(Err(Failure::Reject { reason, detail })) => Verdict::Reject { reason, detail },
             Some(Err(Failure::Retry(why))) => Verdict::Retry { why, pause: RETRY_PAUSE },
         }
     }

@@ -29,7 +29,8 @@ impl Classify {
     }
 
     fn decide(&self, gallery: &Gallery, feature: Feature) -> Result<Decision, Failure> {
-        let vector = unit(&feature).map_err(|why| Failure::Reject(format!("cannot classify the feature: {why}")))?;
+        let vector =
+            feature.unit_vector().map_err(|why| Failure::unfit(format!("cannot classify the feature: {why}")))?;
         let found = gallery.nearest(&feature.space, &vector);
         Ok(Decision {
             label: found.as_ref().filter(|found| self.is_sure(found)).map(|found| found.name.to_owned()),
@@ -65,16 +66,6 @@ impl Stage for Classify {
         let decide = |feature| self.decide(&gallery, feature).map(|decision| Answer::Messages(vec![decision]));
         batch.into_iter().map(decide).collect()
     }
-}
-
-/// The feature as a vector of length 1, or why it is none.
-fn unit(feature: &Feature) -> Result<Vec<f32>, String> {
-    let mut vector = feature.vector().ok_or_else(|| {
-        let (shape, bytes) = (&feature.shape, feature.data.len());
-        format!("shape {shape:?} with {bytes} bytes is no vector of f32")
-    })?;
-    gallery::normalise(&mut vector)?;
-    Ok(vector)
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ fn what_is_no_vector_is_rejected_and_its_neighbours_are_not() {
     let numbers = [vec![], vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![0.0, 1.0]];
     let batch = numbers.iter().map(|numbers| feature("f", numbers)).chain([matrix, short]).collect();
     let mut stage = Classify::with_gallery(&OPTIONS, Live::fixed(Gallery::default())).unwrap();
-    let rejected = |answer: &Result<_, _>| matches!(answer, Err(Failure::Reject(_)));
+    let rejected = |answer: &Result<_, _>| matches!(answer, Err(Failure::Reject { .. }));
     let rejected: Vec<bool> = stage.process(batch).iter().map(rejected).collect();
     assert_eq!(rejected, [true, true, true, true, false, true, true]);
 }

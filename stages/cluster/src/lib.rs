@@ -95,7 +95,8 @@ impl Fold for Cluster {
     }
 
     fn decide(&self, id: Id, feature: &Feature) -> Result<Change, Failure> {
-        let vector = unit(feature).map_err(|why| Failure::Reject(format!("cannot cluster the feature: {why}")))?;
+        let vector =
+            feature.unit_vector().map_err(|why| Failure::unfit(format!("cannot cluster the feature: {why}")))?;
         let key = (feature.space.clone(), vector.len());
         let place = match self.spaces.get(&key) {
             Some(space) => space.place(&vector, self.threshold),
@@ -134,19 +135,6 @@ impl Fold for Cluster {
             merged: change.merges.clone(),
         }
     }
-}
-
-/// The feature as a vector of length 1, or why it is none.
-fn unit(feature: &Feature) -> Result<Vec<f32>, String> {
-    let vector = feature.vector().ok_or_else(|| {
-        let (shape, bytes) = (&feature.shape, feature.data.len());
-        format!("shape {shape:?} with {bytes} bytes is no vector of f32")
-    })?;
-    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    if !length.is_finite() || length == 0.0 {
-        return Err(format!("{} numbers of length {length} have no direction", vector.len()));
-    }
-    Ok(vector.iter().map(|&x| (f64::from(x) / length) as f32).collect())
 }
 
 #[cfg(test)]

@@ -62,9 +62,8 @@ impl Extract {
         }
         let outputs = self.session.run(&self.input).map_err(|error| failure(&error))?;
         let raw = outputs.view("fc1").map_err(|error| failure(&error))?;
-        let vector = normalised(raw.iter().copied()).ok_or_else(|| {
-            Failure::Reject("cannot make a feature: the model gave no direction for this face".into())
-        })?;
+        let vector = normalised(raw.iter().copied())
+            .ok_or_else(|| Failure::unfit("cannot make a feature: the model gave no direction for this face"))?;
         drop(outputs);
         let feature = Feature {
             capture: crop.capture,
@@ -81,7 +80,7 @@ impl Extract {
 
 /// The pixels of a crop as (row, column, channel), if it is what the model takes.
 fn pixels(crop: &Crop) -> Result<ArrayView3<'_, u8>, Failure> {
-    let reject = |why: String| Failure::Reject(format!("cannot make a feature: {why}"));
+    let reject = |why: String| Failure::unfit(format!("cannot make a feature: {why}"));
     let (width, height) = (crop.width, crop.height);
     if (width, height) != (SIDE, SIDE) {
         return Err(reject(format!("the crop has {width} × {height} px, the model takes {SIDE} × {SIDE}")));
@@ -107,7 +106,8 @@ fn normalised(numbers: impl Iterator<Item = f32>) -> Option<Vec<f32>> {
 }
 
 fn failure(error: &RunError) -> Failure {
-    if error.is_passing() { Failure::Retry(error.to_string()) } else { Failure::Reject(error.to_string()) }
+    let detail = error.to_string();
+    if error.is_passing() { Failure::Retry(detail) } else { Failure::Reject { reason: "model-failed", detail } }
 }
 
 #[cfg(test)]
@@ -130,7 +130,9 @@ mod tests {
             (112, 112, 7, "the crop has 7 bytes"),
             (112, 112, 112 * 112 * 3 + 1, "the crop has 37633 bytes"),
         ] {
-            let Err(Failure::Reject(text)) = pixels(&crop(width, height, bytes)) else { panic!("{why} was taken") };
+            let Err(Failure::Reject { detail: text, .. }) = pixels(&crop(width, height, bytes)) else {
+                panic!("{why} was taken")
+            };
             assert!(text.contains(why), "{text}");
         }
         assert!(pixels(&crop(112, 112, 112 * 112 * 3)).is_ok());

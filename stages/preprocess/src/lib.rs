@@ -49,7 +49,7 @@ impl Stage for Preprocess {
 impl Preprocess {
     fn crop_faces(&mut self, frame: &Frame) -> Result<Answer<Crop>, Failure> {
         let picture = decode(&frame.image, self.max_pixels)
-            .map_err(|error| Failure::Reject(format!("{}: {error}", error.reason())))?;
+            .map_err(|error| Failure::Reject { reason: error.reason(), detail: error.to_string() })?;
         let faces = self.detector.detect(&picture, self.min_score).map_err(|error| failure(&error))?;
         if faces.is_empty() {
             return Ok(Answer::Nothing { reason: "no-face", detail: no_face(&picture, self.min_score) });
@@ -107,5 +107,6 @@ fn none_good_enough(below: &[String]) -> String {
 }
 
 fn failure(error: &RunError) -> Failure {
-    if error.is_passing() { Failure::Retry(error.to_string()) } else { Failure::Reject(error.to_string()) }
+    let detail = error.to_string();
+    if error.is_passing() { Failure::Retry(detail) } else { Failure::Reject { reason: "model-failed", detail } }
 }

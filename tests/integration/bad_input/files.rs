@@ -27,7 +27,7 @@ pub(super) fn write_bad_files(tools: &Tools, to: &Path) -> BTreeMap<&'static str
         std::fs::write(to.join(name), bytes).expect("it is written");
     }
     BTreeMap::from([
-        ("truncated.jpg", ("preprocess", "rejected")),
+        ("truncated.jpg", ("preprocess", "truncated")),
         ("text.jpg", ("capture", "not-an-image")),
         ("huge.png", ("capture", "too-many-pixels")),
         ("empty.jpg", ("capture", "empty-file")),

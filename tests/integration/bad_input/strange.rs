@@ -97,7 +97,7 @@ pub(super) fn frames() -> Vec<Strange> {
         ("large", "malformed", body("large", large)),
         ("more", "malformed", body("more", [frame(b"no picture"), b"more".to_vec()].concat())),
         ("json", "malformed", with_header(good("json"), header::CONTENT_TYPE, "application/json")),
-        ("picture", "rejected", good("picture")),
+        ("picture", "not-an-image", good("picture")),
         ("gone", "body-missing", with_header(body("gone", Vec::new()), header::BODY, &"0".repeat(64))),
     ];
     strange(cases, &["preprocess"])
@@ -110,10 +110,10 @@ pub(super) fn crops() -> Vec<Strange> {
         ("kind", "unknown-kind", message("crop", "kind", &Frame::kind(), frame(b"no picture"))),
         // By reference, since no message is that long.
         ("too-long", "too-long", body("too-long", noise(Crop::MAX_BYTES + 1))),
-        ("lying", "rejected", body("lying", crop(112, 112, 10))),
-        ("other-size", "rejected", body("other-size", crop(10, 10, 300))),
-        ("no-size", "rejected", body("no-size", crop(0, 0, 0))),
-        ("overflowing", "rejected", body("overflowing", crop(u32::MAX, u32::MAX, 3))),
+        ("lying", "unfit", body("lying", crop(112, 112, 10))),
+        ("other-size", "unfit", body("other-size", crop(10, 10, 300))),
+        ("no-size", "unfit", body("no-size", crop(0, 0, 0))),
+        ("overflowing", "unfit", body("overflowing", crop(u32::MAX, u32::MAX, 3))),
     ];
     strange(cases, &["extract"])
 }
@@ -124,9 +124,9 @@ pub(super) fn features() -> Vec<Strange> {
     let cases = [
         ("garbage", "malformed", body("garbage", noise(1000))),
         ("kind", "unknown-kind", message("feature", "kind", "cake.v1", feature(&[128], &[0.5; 128]))),
-        ("lying", "rejected", body("lying", feature(&[128], &[0.5; 3]))),
-        ("scalar", "rejected", body("scalar", feature(&[], &[0.5]))),
-        ("no-number", "rejected", body("no-number", feature(&[128], &[f32::NAN; 128]))),
+        ("lying", "unfit", body("lying", feature(&[128], &[0.5; 3]))),
+        ("scalar", "unfit", body("scalar", feature(&[], &[0.5]))),
+        ("no-number", "unfit", body("no-number", feature(&[128], &[f32::NAN; 128]))),
     ];
     strange(cases, &["classify", "cluster"])
 }

@@ -100,7 +100,7 @@ impl Examiner {
                 return Ok(Examined::Nothing(PhotoVerdict::NoFace(detail)));
             }
             Ok(Answer::Nothing { detail, .. }) => return Ok(Examined::Nothing(PhotoVerdict::TooPoor(detail))),
-            Err(Failure::Reject(why)) => return not_an_image(without_reason(why)),
+            Err(Failure::Reject { detail, .. }) => return not_an_image(detail),
             Err(error @ Failure::Retry(_)) => return Err(error.into()),
         };
         let regions: Vec<_> = crops.iter().map(|crop| crop.region.clone()).collect();
@@ -133,7 +133,7 @@ fn options<O: serde::de::DeserializeOwned>(stage: &StageSpec) -> anyhow::Result<
 
 /// The one answer to one input.
 fn only<T>(answers: Vec<Result<Answer<T>, Failure>>) -> Result<Answer<T>, Failure> {
-    answers.into_iter().next().unwrap_or_else(|| Err(Failure::Reject("the stage gave no answer".into())))
+    answers.into_iter().next().unwrap_or_else(|| Err(Failure::unfit("the stage gave no answer")))
 }
 
 fn vector(extract: &mut Extract, crop: Option<Crop>) -> anyhow::Result<Vec<f32>> {
@@ -142,14 +142,6 @@ fn vector(extract: &mut Extract, crop: Option<Crop>) -> anyhow::Result<Vec<f32>>
     };
     let feature = features.first().context("the model gave nothing")?;
     feature.vector().context("the model gave no vector")
-}
-
-/// The stage's `truncated: cannot decode …` without the short name in front.
-fn without_reason(detail: String) -> String {
-    match detail.split_once(": ") {
-        Some((reason, text)) if !reason.contains(' ') => text.into(),
-        _ => detail,
-    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
@@ -195,12 +187,6 @@ pub(crate) fn photos_in(path: &Path) -> anyhow::Result<Vec<Photo>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_short_name_in_front_is_left_out() {
-        assert_eq!(without_reason("truncated: cannot decode the picture: x".into()), "cannot decode the picture: x");
-        assert_eq!(without_reason("cannot run the model: x".into()), "cannot run the model: x");
-    }
 
     #[test]
     fn a_folder_without_files_is_refused() {
