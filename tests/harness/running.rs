@@ -135,7 +135,7 @@ pub(crate) async fn output(child: Child) -> Finished {
 /// Asks again and again, without a fixed sleep in the test's own logic, until there is an answer.
 ///
 /// # Panics
-/// When there is none within [`PATIENCE`].
+/// When there is none within two minutes.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asked = async {
         loop {

@@ -40,8 +40,8 @@ pub enum BusError {
     /// The server has no JetStream.
     #[error("cannot use the NATS server at {0}: JetStream is not enabled there; start it with `-js`")]
     NoJetStream(String),
-    /// A body is not in the object store: it never was, or its time is over.
-    #[error("cannot find the body {0} in the object store")]
+    /// A body is not in the object store, since it never was or its time is over; or it is longer than any that is read.
+    #[error("cannot have the body {0} from the object store")]
     NoBody(String),
     /// A request failed.
     #[error("cannot {what}: {why}")]
@@ -67,6 +67,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Most publishes that wait for their ack: 1,000 was fine, 25,000 starved the consumers (nats.rs #1285).
 const PUBLISH_WINDOW: usize = 1024;
+/// Longest body in the object store that is read, bytes: the longest of all kinds, with the text form of a dead letter.
+const MAX_BODY: usize = 128 << 20;
 /// First and longest pause between attempts to reconnect.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -164,7 +166,12 @@ impl Bus {
             GetErrorKind::NotFound | GetErrorKind::InvalidName => BusError::NoBody(reference.into()),
             _ => BusError::request(what(), error),
         })?;
-        let mut whole = Vec::with_capacity(object.info().size);
+        // Bounded before it is read; `with_capacity` of what a stranger wrote would be theirs to choose.
+        let size = object.info().size;
+        if size > MAX_BODY {
+            return Err(BusError::NoBody(format!("{reference}: it has {size} bytes, at most {MAX_BODY} are read")));
+        }
+        let mut whole = Vec::with_capacity(size);
         object.read_to_end(&mut whole).await.map_err(|error| BusError::request(what(), error))?;
         Ok(whole.into())
     }
