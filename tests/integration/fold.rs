@@ -90,3 +90,18 @@ async fn a_writer_that_slept_through_a_takeover_is_refused() {
     assert_eq!(verdict.decisions.keys().collect::<Vec<_>>(), golden.decisions.keys().collect::<Vec<_>>());
     assert_eq!(verdict.clusters, golden.clusters);
 }
+
+#[tokio::test]
+async fn a_second_writer_is_refused_by_the_server() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    let site = Site::start(&tools, &FACES.replace("INPUT", input.path().to_str().expect("a path"))).await;
+    let append = async |last: u64, change: &'static str| site.bus.append("cluster", last, vec![change.into()]).await;
+    let last = append(0, "the first writer's").await.expect("nobody was before");
+    let refused = append(0, "of one who does not know").await.expect_err("somebody was before");
+    assert!(matches!(refused, causeway_bus::PublishError::Fenced { .. }), "{refused}");
+    let last = append(last, "the first writer's").await.expect("it knows all");
+    let state =
+        site.bus.stream_state(&names::changelog("faces", "cluster")).await.expect("a state").expect("a changelog");
+    assert_eq!((state.messages, state.last_sequence), (2, last));
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use causeway_bus::{Bus, names};
 use causeway_pipelines::Pipeline;
-use harness::{Running, Tools, Verdict, copy_photos, drained, eventually, kill, verdict, workspace};
+use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, kill, verdict, workspace};
 
 /// Copies of the demo's photos, so that the run is long enough to be killed in: each copy is a photo of its own.
 const COPIES: usize = 4;
@@ -24,6 +24,28 @@ async fn killed_stages_resume() {
     let killed = run(&tools, input.path(), &stages).await;
     killed.assert_exactly_once();
     killed.assert_same_as(&golden);
+}
+
+/// A re-run of a later generation passes every dedupe window and meets the outcomes that are there: none is doubled.
+#[tokio::test]
+async fn a_run_again_ends_on_the_same_outcomes() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    let photos = copy_photos(&tools, input.path(), 1);
+    let text = std::fs::read_to_string(workspace().join("pipelines/faces.toml")).expect("the pipeline");
+    let site = Site::start(&tools, &text).await;
+    let set = format!("capture.input={}", input.path().display());
+    let _stages = ["preprocess", "extract", "classify", "cluster"].map(|stage| site.stage(stage, &["--set", &set]));
+    assert_eq!(site.stage("capture", &["--set", &set]).ended().await, Some(0));
+    drained(&site.bus, &site.pipeline, photos).await;
+    let first = verdict(&site.bus, &site.pipeline).await;
+    first.assert_exactly_once();
+
+    assert_eq!(site.stage("capture", &["--set", &set, "--generation", "1"]).ended().await, Some(0));
+    drained(&site.bus, &site.pipeline, 2 * photos).await;
+    let again = verdict(&site.bus, &site.pipeline).await;
+    again.assert_exactly_once();
+    again.assert_same_as(&first);
 }
 
 /// Runs the face pipeline over `input` and kills each of `killed` once, in the middle of its work.
