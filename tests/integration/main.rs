@@ -6,5 +6,6 @@ mod fold;
 mod house;
 mod keep;
 mod life;
+mod poison;
 mod refusals;
 mod resume;

@@ -12,6 +12,8 @@ pub const LOG: &str = "log";
 pub const PEOPLE: &str = "people";
 /// The table of what the pipeline agrees on: epochs, generations.
 pub const CONTROL: &str = "control";
+/// The table of messages that did not get their answer the first time.
+pub const ATTEMPTS: &str = "attempts";
 /// The table of what every replica says of itself.
 pub const REPLICAS: &str = "replicas";
 /// The bucket of bodies that are too long for a message.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// A replica that has not said how it is for this long is forgotten.
 const REPLICA_AGE: Duration = Duration::from_secs(15);
+/// A mark is taken back with the answer; one that is this old is of a message that is gone.
+const ATTEMPT_AGE: Duration = Duration::from_hours(24);
 
 /// The streams of a pipeline, in graph order.
 pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
@@ -70,6 +72,7 @@ pub(crate) fn buckets(pipeline: &Pipeline) -> Vec<BucketWish> {
     vec![
         table(names::PEOPLE, None),
         table(names::CONTROL, None),
+        table(names::ATTEMPTS, Some(ATTEMPT_AGE)),
         table(names::REPLICAS, Some(REPLICA_AGE)),
         BucketWish::Bodies { name: names::bodies(&pipeline.name), age: pipeline.keep_outcomes.age },
     ]

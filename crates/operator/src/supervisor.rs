@@ -17,11 +17,12 @@ use crate::home::Process;
 use crate::session::{Session, absolute};
 
 /// First and longest pause before a stage that died is started again.
-const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A stage that lived for this long starts anew with the first pause.
 const SETTLED: Duration = Duration::from_secs(10);
-/// A stage that dies this often in a row without settling has a fault that a restart does not mend.
-const MAX_QUICK_DEATHS: u32 = 5;
+/// A stage that dies this often in a row without settling has a fault that a restart does not mend. (A message that kills its
+/// stage is set aside after its third death; a few of them may come together.)
+const MAX_QUICK_DEATHS: u32 = 20;
 /// How long a stage may take to drain before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Last lines of a stage's log that are kept to tell why it died.

@@ -11,7 +11,9 @@ use tokio::sync::mpsc as tokio_mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::env::{self, EXIT_HUNG, Env, Unfit};
+use crate::guard::guard;
 use crate::held::{Held, Holding};
+use crate::inputs::{Inputs, Job};
 use crate::metrics::Count;
 use crate::outcomes;
 use crate::{Answer, Failure, Stage};
@@ -57,7 +59,8 @@ pub(crate) enum Verdict {
 /// Pull, process, publish, ack, drain.
 async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let holding = Holding::new(Arc::clone(&env.status));
-    let (work, worked) = mpsc::channel::<Arc<Held>>();
+    let (work, worked) = mpsc::channel::<Job>();
+    let (again, came_again) = tokio_mpsc::unbounded_channel::<Arc<Held>>();
     let (done, mut finished) = tokio_mpsc::unbounded_channel::<Done>();
     let workers = start_workers::<S>(&env, worked, &done).await?;
     drop(done);
@@ -72,9 +75,11 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
     let fetching = TaskTracker::new();
     for pull in pulls {
-        fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), work.clone()));
+        let way = Way { work: work.clone(), again: again.clone() };
+        fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), way));
     }
-    drop(work);
+    drop(again);
+    fetching.spawn(guard(Arc::clone(&env), came_again, work));
     fetching.close();
     env.status.set_ready();
 
@@ -108,16 +113,26 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, work: mpsc::Sender<Arc<Held>>) {
+/// Where inputs go: those that come for the first time into batches, others through the guard.
+struct Way {
+    work: mpsc::Sender<Job>,
+    again: tokio_mpsc::UnboundedSender<Arc<Held>>,
+}
+
+async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, way: Way) {
     loop {
         let delivery = tokio::select! {
             biased;
             () = env.stop.cancelled() => return,
             delivery = pull.next() => delivery,
         };
-        if let Some(held) = hold(&env, &holding, delivery).await
-            && work.send(held).is_err()
-        {
+        let Some(held) = hold(&env, &holding, delivery).await else { continue };
+        let sent = if held.delivery.delivered > 1 {
+            way.again.send(held).is_ok()
+        } else {
+            way.work.send(Job { held, alone: None }).is_ok()
+        };
+        if !sent {
             return;
         }
     }
@@ -146,10 +161,10 @@ type WorkerHandle = std::thread::JoinHandle<anyhow::Result<()>>;
 /// Starts the workers; returns when each has built its stage.
 async fn start_workers<S: Stage>(
     env: &Arc<Env>,
-    worked: mpsc::Receiver<Arc<Held>>,
+    worked: mpsc::Receiver<Job>,
     done: &tokio_mpsc::UnboundedSender<Done>,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
-    let inputs = Arc::new(Mutex::new(worked));
+    let inputs = Arc::new(Mutex::new(Inputs::new(worked)));
     let mut workers = Vec::new();
     for number in 0..env.spec.workers {
         let (built, is_built) = tokio::sync::oneshot::channel();
@@ -188,20 +203,16 @@ struct Worker<S> {
 }
 
 impl<S: Stage> Worker<S> {
-    fn work(
-        mut self,
-        inputs: &Mutex<mpsc::Receiver<Arc<Held>>>,
-        done: &tokio_mpsc::UnboundedSender<Done>,
-    ) -> anyhow::Result<()> {
+    fn work(mut self, inputs: &Mutex<Inputs>, done: &tokio_mpsc::UnboundedSender<Done>) -> anyhow::Result<()> {
         loop {
             let batch = {
-                let inputs = inputs.lock().map_err(|_| anyhow!("another worker ended while it waited"))?;
-                next_batch(&inputs, self.env.spec.batch.max, self.env.spec.batch.wait)
+                let mut inputs = inputs.lock().map_err(|_| anyhow!("another worker ended while it waited"))?;
+                inputs.next_batch(self.env.spec.batch.max, self.env.spec.batch.wait)
             };
-            if batch.is_empty() {
-                return Ok(());
-            }
-            for one in self.handle(batch)? {
+            let Some(batch) = batch else { return Ok(()) };
+            let answers = self.handle(batch.inputs)?;
+            drop(batch.alone);
+            for one in answers {
                 let _ = done.send(one);
             }
         }
@@ -293,20 +304,6 @@ struct Reply<O> {
 
 fn no_answer() -> Verdict {
     Verdict::Reject { reason: "unanswered", detail: "the stage gave no result for this input".into() }
-}
-
-/// Up to `max` inputs: the first as soon as there is one, more as they come within `wait`. Empty: there will be none.
-fn next_batch(inputs: &mpsc::Receiver<Arc<Held>>, max: usize, wait: Duration) -> Vec<Arc<Held>> {
-    let Ok(first) = inputs.recv() else { return Vec::new() };
-    let mut batch = vec![first];
-    let deadline = Instant::now() + wait;
-    while batch.len() < max {
-        match inputs.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(held) => batch.push(held),
-            Err(_) => break,
-        }
-    }
-    batch
 }
 
 /// The message in an input, or what becomes of an input that holds none.
