@@ -7,14 +7,17 @@ _list:
     @just --list --unsorted
 
 # The face pipeline on the demo's photos; ends with a table and a report. --again runs all anew, --json for machines.
+[no-exit-message]
 demo *ARGS: build
-    @target/debug/causeway demo "$@"
+    @CAUSEWAY_HOME="${CAUSEWAY_HOME:-.causeway/demo}" target/debug/causeway demo "$@"
 
 # How right the pipeline is on a folder of named people (DIR/NAME/*.jpg): detection, AUC, accuracy, clustering.
+[no-exit-message]
 accuracy *ARGS: build
     @target/debug/causeway accuracy "$@"
 
 # The `causeway` command itself: ./dev causeway up pipelines/faces.toml --input DIR
+[no-exit-message]
 causeway *ARGS: build
     @target/debug/causeway "$@"
 

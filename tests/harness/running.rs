@@ -69,6 +69,16 @@ impl Running {
         self.finish().await
     }
 
+    /// Sends SIGINT to its process group, as a terminal does at Ctrl-C.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn interrupt_group(&self) {
+        use nix::sys::signal::{Signal, killpg};
+        let group = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        killpg(group, Signal::SIGINT).expect("it is there");
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
@@ -116,6 +126,8 @@ pub async fn causeway(tools: &Tools, arguments: &[&str]) -> Finished {
 fn spawn(tools: &Tools, mut command: Command) -> Child {
     command.envs(tools.env.iter().cloned()).env_remove("CAUSEWAY_NATS").env("NO_COLOR", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    // A group of its own, as a shell gives it.
+    command.process_group(0);
     command.spawn().expect("causeway can be run")
 }
 

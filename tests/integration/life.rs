@@ -165,6 +165,23 @@ async fn publish_feature(site: &Site, number: usize, vector: &[f32]) {
 }
 
 #[tokio::test]
+async fn ctrl_c_in_a_terminal_stops_everything_in_order() {
+    let tools = Tools::find();
+    let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let photos = copy_photos(&tools, input.path(), 1);
+    let arguments = ["up", "pipelines/faces.toml", "--input", input.path().to_str().expect("a path"), "--json"];
+    let running = Running::start(&tools, home.path(), &arguments);
+    let pipeline = causeway_pipelines::Pipeline::load(workspace().join("pipelines/faces.toml")).expect("the pipeline");
+    let bus = running.bus(&pipeline.name).await;
+    drained(&bus, &pipeline, photos).await;
+    // A terminal sends it to every process of the group; the server must outlive the stages, which are stopped first.
+    running.interrupt_group();
+    let finished = running.finish().await.ok();
+    assert_eq!(finished.json()["photos"], photos, "{finished:?}");
+    assert!(home.path().join("report.html").is_file());
+}
+
+#[tokio::test]
 async fn a_broker_that_dies_costs_nothing_and_restarts_nobody() {
     let tools = Tools::find();
     let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));

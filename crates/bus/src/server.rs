@@ -76,7 +76,8 @@ impl Server {
         let log = dir.join("nats-server.log");
         let mut command = Command::new(&program);
         command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.kill_on_drop(true);
+        // Ctrl-C goes to the whole group of a terminal; the server is stopped by us, after the stages.
+        command.kill_on_drop(true).process_group(0);
         die_with_parent(&mut command);
         let mut child = command.spawn().map_err(|source| ServerError::Run { program, source })?;
         let port = wait_until_listening(&mut child, &ports, &log).await?;

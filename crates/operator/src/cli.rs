@@ -14,7 +14,8 @@ use crate::{accuracy, apply, demo, dlq, inspect, people, status, tap, up_command
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
 ///
-/// Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 64 the pipeline file is wrong.
+/// Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 the arguments are
+/// wrong, 64 the pipeline file is wrong, 130 interrupted a second time.
 #[derive(Debug, Parser)]
 #[command(name = "causeway", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
@@ -67,19 +68,37 @@ enum Command {
 /// Which pipeline, and what it is run with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PipelineArgs {
-    /// The pipeline file
-    #[arg(value_name = "PIPELINE", default_value = "pipelines/faces.toml")]
-    pub(crate) pipeline: PathBuf,
+    /// The pipeline file [default: pipelines/faces.toml]
+    #[arg(id = "PIPELINE", value_name = "PIPELINE")]
+    written: Option<PathBuf>,
+    /// The same by name, as commands have it whose arguments are something else
+    #[arg(id = "PIPELINE_FLAG", long = "pipeline", value_name = "FILE", conflicts_with = "PIPELINE", hide = true)]
+    named: Option<PathBuf>,
     /// Set a key of a stage's table over what the file says
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+/// The pipeline when none is named.
+const DEFAULT_PIPELINE: &str = "pipelines/faces.toml";
+
+impl PipelineArgs {
+    /// The pipeline file.
+    pub(crate) fn file(&self) -> &Path {
+        self.written.as_deref().or(self.named.as_deref()).unwrap_or(Path::new(DEFAULT_PIPELINE))
+    }
+
+    /// Reads and checks it.
+    pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
+        load(self.file(), &self.set)
+    }
 }
 
 /// The same, where the arguments themselves are something else.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PipelineFlags {
     /// The pipeline file
-    #[arg(long, value_name = "FILE", default_value = "pipelines/faces.toml")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PIPELINE)]
     pub(crate) pipeline: PathBuf,
     /// Set a key of a stage's table over what the file says
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
@@ -110,13 +129,6 @@ impl PlaceArgs {
 
     pub(crate) fn home(&self) -> Home {
         Home::new(&self.home)
-    }
-}
-
-impl PipelineArgs {
-    /// Reads and checks the file.
-    pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
-        load(&self.pipeline, &self.set)
     }
 }
 

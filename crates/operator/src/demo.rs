@@ -45,8 +45,8 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let mut set = args.pipeline.set.clone();
-    set.push(up::input_override(&args.pipeline.pipeline, &input)?);
-    let pipeline = load(&args.pipeline.pipeline, &set)?;
+    set.push(up::input_override(args.pipeline.file(), &input)?);
+    let pipeline = load(args.pipeline.file(), &set)?;
     let place = &args.place;
     let nats = place.nats.as_deref();
     let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
@@ -58,10 +58,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
 async fn run(session: &mut Session, enrol: &Path, options: &RunOptions, json: bool) -> anyhow::Result<()> {
     enrol_new(session, enrol).await?;
-    eprintln!(
-        "{} runs; its messages: nats sub '{}.>' on {}",
-        session.pipeline.name, session.pipeline.name, session.nats
-    );
+    session.say_readers();
     let stats = up::run(session, options).await?;
     let results = Results::read(&session.bus, &session.pipeline).await?;
     let report = report::write(&session.bus, &session.pipeline, &results, &session.home).await?;

@@ -13,7 +13,7 @@ use crate::terminal::{count, print, print_line};
 
 const VALIDATE_EXAMPLES: &str = "\
 Examples:
-  causeway validate pipelines/*.toml
+  causeway validate pipelines/faces.toml my/door.toml
   causeway validate pipelines/faces.toml --set classify.threshold=0.45
   causeway validate --json pipelines/faces.toml | jq '.[].faults[].message'
 

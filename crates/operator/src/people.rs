@@ -124,6 +124,7 @@ async fn enrol_all(
     if json {
         print_line(json!({ "people": objects }))?;
     }
+    eprintln!("Known from now on. Photos that have their results already keep them, until `causeway up --again`.");
     if unknown.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -78,6 +78,14 @@ impl Session {
         Ok(session)
     }
 
+    /// Tells where other programs read what comes out.
+    pub(crate) fn say_readers(&self) {
+        let Pipeline { name, stages, .. } = &self.pipeline;
+        let finals = stages.iter().filter(|stage| self.pipeline.is_final(&stage.name));
+        let subjects: Vec<String> = finals.map(|stage| causeway_bus::names::link(name, &stage.link)).collect();
+        eprintln!("{name} runs; any NATS client reads its results: {} on {}", subjects.join(" and "), self.nats);
+    }
+
     /// Writes down what runs here.
     pub(crate) fn say(&self, stages: &[(String, Process)]) -> anyhow::Result<()> {
         self.home.say(&Running {

@@ -33,6 +33,9 @@ pub(crate) struct Summary<'a> {
     run: RunSummary,
     stages: Vec<StageSummary<'a>>,
     report: Option<&'a Path>,
+    /// The pipeline file, for the command that shows dead letters.
+    #[serde(skip)]
+    file: &'a Path,
 }
 
 /// This run alone.
@@ -76,6 +79,7 @@ impl<'a> Summary<'a> {
             run: RunSummary::new(pipeline, stats),
             stages: pipeline.stages.iter().map(|stage| StageSummary::new(stage, stats)).collect(),
             report,
+            file: &pipeline.file,
         }
     }
 
@@ -113,9 +117,10 @@ impl<'a> Summary<'a> {
         row("people recognised", people, &self.names_note(), (people > 0).then_some(Color::Green));
         row("clusters", clusters, &format!("{unknown_clusters} of them unknown"), None);
         row("without a result", empties, &counted(&self.empty_reasons), None);
-        let hint = if dead_letters > 0 { "; see `causeway dlq ls`" } else { "" };
+        let hint =
+            if dead_letters > 0 { format!("; see `causeway dlq ls {}`", self.file.display()) } else { String::new() };
         let alarm = (dead_letters > 0).then_some(Color::Yellow);
-        row("dead letters", dead_letters, &(counted(&self.dead_reasons) + hint), alarm);
+        row("dead letters", dead_letters, &(counted(&self.dead_reasons) + &hint), alarm);
         if self.unreadable > 0 {
             let why = "outcomes of a stranger or of a newer version";
             row("not readable", self.unreadable, why, Some(Color::Yellow));
@@ -206,6 +211,7 @@ mod tests {
                 StageSummary { stage: "cluster", handled: 0, ms: None, rss: 8 << 20, restarts: 2 },
             ],
             report: Some(Path::new("r.html")),
+            file: Path::new("f.toml"),
         }
     }
 
@@ -219,7 +225,7 @@ faces              11
 people recognised   2  Ada\\u{1b}[2J (3 faces), Bob (1 face)
 clusters            8  6 of them unknown
 without a result    2  no-face: 2
-dead letters        1  truncated: 1; see `causeway dlq ls`
+dead letters        1  truncated: 1; see `causeway dlq ls f.toml`
 
 STAGE    HANDLED  MS EACH   MEMORY  RESTARTS
 capture        9      1.2  12.6 MB         0

@@ -25,6 +25,8 @@ const SERVER_RESTART: (Duration, u32) = (Duration::from_millis(200), 20);
 pub(crate) struct RunStats {
     /// From the start of the stages until they were drained or stopped.
     pub(crate) took: Duration,
+    /// Whether it was told to stop before it was drained.
+    pub(crate) interrupted: bool,
     /// The last that each replica said of itself.
     pub(crate) replicas: Vec<Heartbeat>,
     /// How often each stage was started again.
@@ -86,12 +88,12 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
     supervisor.stop().await;
     let took = progress.drained_at().unwrap_or_else(Instant::now) - began;
     progress.end();
-    watched?;
+    let drained = watched?;
     let replicas = heartbeats(&session.bus).await?;
     let seen = progress.into_replicas();
     let mut replicas = merge(seen, replicas);
     replicas.retain(|beat| !earlier.contains(&beat.replica));
-    Ok(RunStats { took, replicas, restarts })
+    Ok(RunStats { took, interrupted: !drained, replicas, restarts })
 }
 
 /// The last beat of each replica, whether it is still on the bus or was only seen in passing.
@@ -106,12 +108,13 @@ pub(crate) async fn heartbeats(bus: &Bus) -> Result<Vec<Heartbeat>, BusError> {
     Ok(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
 }
 
+/// Watches until everything is drained (`true`, if that is asked for) or until it is told to stop (`false`).
 async fn watch(
     session: &mut Session,
     supervisor: &mut Supervisor,
     progress: &mut Progress,
     options: &RunOptions,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let mut sources: Vec<String> =
         session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -120,9 +123,14 @@ async fn watch(
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            () = &mut stop => return Ok(()),
+            () = &mut stop => return Ok(false),
             event = supervisor.next() => match event {
-                Some(Event::Ended { stage }) => sources.retain(|source| *source != stage),
+                Some(Event::Ended { stage }) => {
+                    if !options.until_drained {
+                        progress.say(&format!("{stage} has read all there is; the next `up` reads what is new. Ctrl-C stops."));
+                    }
+                    sources.retain(|source| *source != stage);
+                }
                 Some(Event::Started { .. }) => session.say(&supervisor.processes())?,
                 Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
                 Some(Event::Restarting { stage, why }) => progress.say(&format!("{stage} ended ({why}); starting it again")),
@@ -148,7 +156,7 @@ async fn watch(
                     }
                 };
                 if drained && options.until_drained {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }

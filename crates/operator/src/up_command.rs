@@ -32,25 +32,26 @@ pub(crate) struct UpArgs {
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let mut set = args.pipeline.set.clone();
     if let Some(input) = &args.input {
-        set.push(up::input_override(&args.pipeline.pipeline, input)?);
+        set.push(up::input_override(args.pipeline.file(), input)?);
     }
-    let pipeline = load(&args.pipeline.pipeline, &set)?;
+    let pipeline = load(args.pipeline.file(), &set)?;
     let place = &args.place;
     let nats = place.nats.as_deref();
     let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
-    eprintln!("{} runs; results: nats sub '{}.>' on {}", session.pipeline.name, session.pipeline.name, session.nats);
+    session.say_readers();
     let options = RunOptions { overrides: set, until_drained: args.until_drained, quiet: false, again: args.again };
-    let result = async {
+    let result: anyhow::Result<bool> = async {
         let stats = up::run(&mut session, &options).await?;
         let results = Results::read(&session.bus, &session.pipeline).await?;
-        let report = if args.until_drained {
-            Some(report::write(&session.bus, &session.pipeline, &results, &session.home).await?)
-        } else {
-            None
-        };
-        Summary::new(&results, &session.pipeline, &stats, report.as_deref()).print(args.json)
+        let report = report::write(&session.bus, &session.pipeline, &results, &session.home).await?;
+        Summary::new(&results, &session.pipeline, &stats, Some(&report)).print(args.json)?;
+        Ok(args.until_drained && stats.interrupted)
     }
     .await;
     session.close().await;
-    result.map(|()| ExitCode::SUCCESS)
+    if result? {
+        eprintln!("interrupted: not everything has its results yet; the next `up` goes on from here");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }

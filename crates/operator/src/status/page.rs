@@ -23,7 +23,11 @@ impl Gathered {
             people => format!("{people} people enrolled ({})", count(self.vectors, "vector")),
         };
         let dead = count(self.dead_letters as usize, "dead letter");
-        let dead = if self.dead_letters > 0 { Paint::Red.on(&dead) + " (causeway dlq ls)" } else { dead };
+        let dead = if self.dead_letters > 0 {
+            Paint::Red.on(&dead) + &format!(" (causeway dlq ls {})", self.file)
+        } else {
+            dead
+        };
         let (pipeline, file) = (Paint::Bold.on(&self.pipeline), &self.file);
         format!("{pipeline} ({file}), {running}\n\n{stages}\n{streams}\n{people}, {dead}\n")
     }
