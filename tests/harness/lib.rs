@@ -12,4 +12,4 @@ pub use site::{Site, StageProcess};
 pub use stored::{Stored, dead_letters, left_running};
 pub use tools::{Tools, shared_faces, workspace};
 pub use verdict::{Verdict, verdict};
-pub use work::{copy_photos, drained};
+pub use work::{copy_photos, drained, faces};

@@ -5,6 +5,21 @@ use causeway_pipelines::Pipeline;
 
 use crate::{Tools, eventually};
 
+/// The text of a face pipeline over `input`; `more` gives further keys of a stage, or tables at the top for `pipeline`.
+pub fn faces(input: &Path, more: impl Fn(&str) -> &'static str) -> String {
+    let stage = |name: &str, keys: String| format!("[stage.{name}]\n{keys}\n{}\n", more(name));
+    [
+        "pipeline = \"faces\"\n".into(),
+        more("pipeline").into(),
+        stage("capture", format!("input = {:?}", input.display().to_string())),
+        stage("preprocess", "from = \"capture\"\nmodel = \"yunet\"".into()),
+        stage("extract", "from = \"preprocess\"\nmodel = \"sface\"".into()),
+        stage("classify", "from = \"extract\"".into()),
+        stage("cluster", "from = \"extract\"".into()),
+    ]
+    .join("\n")
+}
+
 /// Puts `copies` of each of the demo's photos into a folder, each a photo of its own by its name. Gives how many.
 ///
 /// # Panics

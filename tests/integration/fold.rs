@@ -3,23 +3,7 @@
 use causeway_bus::names;
 use causeway_schemas::Codec;
 use futures::StreamExt as _;
-use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, signal, verdict};
-
-const FACES: &str = r#"
-pipeline = "faces"
-[stage.capture]
-input = "INPUT"
-[stage.preprocess]
-from = "capture"
-model = "yunet"
-[stage.extract]
-from = "preprocess"
-model = "sface"
-[stage.classify]
-from = "extract"
-[stage.cluster]
-from = "extract"
-"#;
+use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, faces, signal, verdict};
 
 /// No change of ours.
 const STRANGE: &[u8] = b"not a change";
@@ -58,7 +42,7 @@ async fn a_writer_that_slept_through_a_takeover_is_refused() {
     let tools = Tools::find();
     let input = tempfile::tempdir().expect("a folder");
     let photos = copy_photos(&tools, input.path(), 3);
-    let site = Site::start(&tools, &FACES.replace("INPUT", input.path().to_str().expect("a path"))).await;
+    let site = Site::start(&tools, &faces(input.path(), |_| "")).await;
     let first = site.stage("cluster", &[]);
     let _others = ["preprocess", "extract", "classify"].map(|stage| site.stage(stage, &[]));
     let _capture = site.stage("capture", &[]);
@@ -95,7 +79,7 @@ async fn a_writer_that_slept_through_a_takeover_is_refused() {
 async fn a_second_writer_is_refused_by_the_server() {
     let tools = Tools::find();
     let input = tempfile::tempdir().expect("a folder");
-    let site = Site::start(&tools, &FACES.replace("INPUT", input.path().to_str().expect("a path"))).await;
+    let site = Site::start(&tools, &faces(input.path(), |_| "")).await;
     let append = async |last: u64, change: &'static str| site.bus.append("cluster", last, vec![change.into()]).await;
     let last = append(0, "the first writer's").await.expect("nobody was before");
     let refused = append(0, "of one who does not know").await.expect_err("somebody was before");

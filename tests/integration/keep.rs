@@ -2,24 +2,7 @@
 
 use causeway_bus::names;
 use causeway_pipelines::Pipeline;
-use harness::{Running, Tools, copy_photos, drained, eventually, verdict};
-
-const SMALL: &str = r#"
-pipeline = "faces"
-[keep]
-captured = { age = "7d", bytes = "2MiB" }
-[stage.capture]
-[stage.preprocess]
-from = "capture"
-model = "yunet"
-[stage.extract]
-from = "preprocess"
-model = "sface"
-[stage.classify]
-from = "extract"
-[stage.cluster]
-from = "extract"
-"#;
+use harness::{Running, Tools, copy_photos, drained, eventually, faces, verdict};
 
 #[tokio::test]
 async fn a_small_capture_stream_carries_a_long_run() {
@@ -28,7 +11,9 @@ async fn a_small_capture_stream_carries_a_long_run() {
     // Three times what the stream may hold.
     let photos = copy_photos(&tools, input.path(), 3);
     let file = home.path().join("faces.toml");
-    std::fs::write(&file, SMALL).expect("it is written");
+    let small =
+        |stage: &str| if stage == "pipeline" { "[keep]\ncaptured = { age = \"7d\", bytes = \"2MiB\" }\n" } else { "" };
+    std::fs::write(&file, faces(input.path(), small)).expect("it is written");
     let pipeline = Pipeline::load(&file).expect("the pipeline");
     let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
     let running = Running::start(&tools, home.path(), &["up", &path(&file), "--input", &path(input.path())]);

@@ -1,28 +1,12 @@
 //! The life of a stage: probes, drain, back-pressure, a live gallery, a broker that dies.
 
-use std::path::Path;
 use std::time::Duration;
 
 use causeway_bus::names;
 use causeway_schemas::{Codec, Decision, Feature, Id, Meta, Person, decode, decode_body, encode};
 use causeway_stage::Heartbeat;
 use futures::StreamExt as _;
-use harness::{Running, Site, Tools, copy_photos, drained, eventually, kill, verdict, workspace};
-
-/// The face pipeline with its input and more keys by stage.
-fn faces(input: &Path, more: impl Fn(&str) -> &'static str) -> String {
-    let stage = |name: &str, keys: String| format!("[stage.{name}]\n{keys}\n{}\n", more(name));
-    [
-        "pipeline = \"faces\"\n".into(),
-        more("pipeline").into(),
-        stage("capture", format!("input = {:?}", input.display().to_string())),
-        stage("preprocess", "from = \"capture\"\nmodel = \"yunet\"".into()),
-        stage("extract", "from = \"preprocess\"\nmodel = \"sface\"".into()),
-        stage("classify", "from = \"extract\"".into()),
-        stage("cluster", "from = \"extract\"".into()),
-    ]
-    .join("\n")
-}
+use harness::{Running, Site, Tools, copy_photos, drained, eventually, faces, kill, verdict, workspace};
 
 async fn beat(site: &Site, stage: &str) -> Option<Heartbeat> {
     let entries = site.bus.table_entries(names::REPLICAS).await.ok()?;

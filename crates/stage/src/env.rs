@@ -44,6 +44,8 @@ pub(crate) struct Env {
 const ASYNC_THREADS: usize = 2;
 /// First and longest pause before a publish that failed is tried again.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Pause before an input that could not be handled now comes again.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long a table may take to be loaded for the first time.
 const TABLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a replica says how it is.

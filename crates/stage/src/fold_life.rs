@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::env::{self, Env, Unfit};
+use crate::env::{self, Env, RETRY_PAUSE, Unfit};
 use crate::held::{Held, Holding};
 use crate::outcomes;
 use crate::stage_life::{Done, Verdict, finish, hold, read};
@@ -21,8 +21,6 @@ pub fn fold_main<F: Fold>() -> ExitCode {
     env::main(F::NAME, live::<F>)
 }
 
-/// Pause before an input that could not be handled now comes again.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Fewest messages that the writer holds at once.
 const PINNED_HELD: usize = 64;
 /// After this long without an append another writer may have been at work: the changelog is looked at first.

@@ -3,19 +3,16 @@
 //! aside without being run a third time. Only marks count, not deliveries: neighbours in a batch, cuts and restarts cost nobody.
 
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 
 use causeway_bus::{BusError, names};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
-use crate::env::Env;
+use crate::env::{Env, RETRY_PAUSE};
 use crate::held::Held;
 use crate::inputs::Job;
 
 /// Marks without an answer that an input may have.
 const MAX_MARKS: u32 = 2;
-/// Pause before an input comes again whose mark could not be raised.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Takes inputs that came again, one after the other; ends when there will be none.
 pub(crate) async fn guard(env: Arc<Env>, mut again: tokio_mpsc::UnboundedReceiver<Arc<Held>>, work: mpsc::Sender<Job>) {

@@ -10,7 +10,7 @@ use causeway_schemas::{Capture, DecodeError, Message, decode};
 use tokio::sync::mpsc as tokio_mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::env::{self, EXIT_HUNG, Env, Unfit};
+use crate::env::{self, EXIT_HUNG, Env, RETRY_PAUSE, Unfit};
 use crate::guard::guard;
 use crate::held::{Held, Holding};
 use crate::inputs::{Inputs, Job};
@@ -23,8 +23,6 @@ pub fn stage_main<S: Stage>() -> ExitCode {
     env::main(S::NAME, live::<S>)
 }
 
-/// Pause before a message that could not be handled now comes again.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Pause before a message that needs a newer reader is looked at again.
 const NEWER_PAUSE: Duration = Duration::from_secs(30);
 /// Fewest messages that are held at once, so that small batches do not starve the workers.
