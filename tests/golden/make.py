@@ -23,9 +23,6 @@ MIN_SCORE = 0.7
 MAX_OVERLAP = 0.3
 LARGE = 0.75
 
-# Places whose scores differ by less are one as good as the other: which of them OpenCV keeps changes with the JPEG decoder.
-TIE = 0.0005
-
 # One row of FaceDetectorYN: box (x, y, w, h), five landmarks, score.
 Faces = np.ndarray
 
@@ -34,7 +31,7 @@ class Reference:
     """OpenCV's detector and recogniser."""
 
     def __init__(self, detector: str, recognizer: str) -> None:
-        # Every place, also those that overlap: `detect` suppresses them by OpenCV's rule, `ties` needs them.
+        # Every place, also those that overlap: `detect` suppresses them by OpenCV's rule.
         self.detector = cv2.FaceDetectorYN.create(detector, "", (320, 320), MIN_SCORE, 1.0)
         self.recognizer = cv2.FaceRecognizerSF.create(recognizer, "")
 
@@ -51,9 +48,8 @@ class Reference:
         faces[:, :14] /= scale
         return faces
 
-    def detect(self, photo: np.ndarray) -> tuple[Faces, Faces]:
-        """The faces of both looks, the largest first; and all places. The second look is for faces too large for the
-        first."""
+    def detect(self, photo: np.ndarray) -> Faces:
+        """The faces of both looks, the largest first. The second look is for faces too large for the first."""
         second = self.look(photo, INPUT_SIZE // 2)
         is_large = second[:, 2:4].max(axis=1) > LARGE * max(photo.shape[:2])
         places = np.concatenate([self.look(photo, INPUT_SIZE), second[is_large]])
@@ -61,7 +57,7 @@ class Reference:
         for place in places[np.argsort(-places[:, 14], kind="stable")]:
             if all(overlap(better, place) <= MAX_OVERLAP for better in kept):
                 kept.append(place)
-        return np.array(sorted(kept, key=lambda face: -face[2] * face[3])), places
+        return np.array(sorted(kept, key=lambda face: -face[2] * face[3]))
 
     def feature(self, photo: np.ndarray, face: np.ndarray) -> np.ndarray:
         """The L2-normalised vector of a face."""
@@ -88,13 +84,6 @@ def numbers(values: np.ndarray, digits: int) -> list[float]:
     return [round(float(value), digits) for value in values]
 
 
-def ties(places: Faces, face: np.ndarray) -> list[np.ndarray]:
-    """The face, and every place that sees it too with a score as good."""
-    as_good = places[np.abs(places[:, 14] - face[14]) < TIE]
-    others = [place for place in as_good if not np.array_equal(place, face) and overlap(place, face) > MAX_OVERLAP]
-    return [face, *others]
-
-
 def golden(reference: Reference, photo: np.ndarray, face: np.ndarray) -> dict:
     return {
         "bounds": numbers(face[:4], 3),
@@ -106,15 +95,15 @@ def golden(reference: Reference, photo: np.ndarray, face: np.ndarray) -> dict:
 
 def main(detector: str, recognizer: str, demo: Path, lfw: Path) -> None:
     reference = Reference(detector, recognizer)
-    photos: dict[str, list[list[dict]]] = {}
+    photos: dict[str, list[dict]] = {}
     for folder, only_main in ((demo, False), (lfw, True)):
         for path in sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")):
             photo = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            faces, places = reference.detect(photo)
+            faces = reference.detect(photo)
             if only_main:
                 faces = [largest_centred(faces, photo)]
             name = f"{'demo' if folder == demo else 'lfw10x10'}/{path.relative_to(folder)}"
-            photos[name] = [[golden(reference, photo, tie) for tie in ties(places, face)] for face in faces]
+            photos[name] = [golden(reference, photo, face) for face in faces]
     # One photo a line: the file is long, a difference stays readable.
     lines = ",\n".join(f'  {json.dumps(name)}: {json.dumps(faces, separators=(",", ":"))}' for name, faces in photos.items())
     print(f'{{\n "opencv": "{cv2.__version__}",\n "input_size": {INPUT_SIZE},\n "photos": {{\n{lines}\n }}\n}}')

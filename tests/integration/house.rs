@@ -13,6 +13,7 @@ const KNOWN_TO_ONE: &[(&str, &str)] = &[
     ("bincode", "causeway-schemas"),
     ("toml", "causeway-pipelines"),
     ("image", "causeway-imaging"),
+    ("libjpeg-turbo-rs", "causeway-imaging"),
     ("clap_complete", "causeway-operator"),
 ];
 

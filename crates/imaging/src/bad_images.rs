@@ -6,7 +6,7 @@ use image::codecs::png::PngEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageResult};
 
-use crate::{Format, ImageError, Picture, decode, probe};
+use crate::{Format, ImageError, Picture, decode, decode_at_least, probe};
 
 const WIDTH: u32 = 16;
 const HEIGHT: u32 = 8;
@@ -111,6 +111,23 @@ fn a_camera_held_sideways_gives_an_upright_picture() {
     assert!(picture.row(0)[0] > 200 && picture.row(15)[2] > 200);
     let upside_down = decode(&rotated_jpeg(3), PLENTY).unwrap();
     assert!(upside_down.row(0)[2] > 200 && upside_down.row(0)[45] > 200);
+}
+
+#[test]
+fn a_large_jpeg_comes_smaller_where_that_will_do() {
+    let (width, height) = (160, 80);
+    let pixels: Vec<u8> =
+        (0..height).flat_map(|_| (0..width).flat_map(|x| if x < 80 { [255, 0, 0] } else { [0, 0, 255] })).collect();
+    let large = encoded(|bytes| JpegEncoder::new(bytes).encode(&pixels, width, height, ExtendedColorType::Rgb8));
+    for (longer_side, wanted) in
+        [(20, [20, 10]), (21, [40, 20]), (40, [40, 20]), (41, [160, 80]), (u32::MAX, [160, 80])]
+    {
+        let (picture, whole) = decode_at_least(&large, PLENTY, longer_side).unwrap();
+        assert_eq!(([picture.width(), picture.height()], whole), (wanted, [width, height]), "for {longer_side}");
+        assert!(picture.row(0)[0] > 200 && picture.row(0)[picture.stride() - 1] > 200);
+    }
+    // A picture on its side: the whole one's size is told upright.
+    assert_eq!(decode_at_least(&rotated_jpeg(6), PLENTY, 1).unwrap().1, [HEIGHT, WIDTH]);
 }
 
 #[test]

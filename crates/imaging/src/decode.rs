@@ -3,7 +3,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::{ImageError, Picture};
+use crate::{ImageError, Picture, jpeg};
 
 /// Encodings that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,32 +37,47 @@ const BYTES_BESIDE: u64 = 16 << 20;
 
 /// Reads the header only, and refuses a picture of more than `max_pixels` pixels.
 pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<Probe, ImageError> {
-    open(bytes, max_pixels).map(|(probe, _)| probe)
+    match format_of(bytes)? {
+        Format::Jpeg => jpeg::open(bytes, max_pixels).map(|(probe, _)| probe),
+        format => open(bytes, format, max_pixels).map(|(probe, _)| probe),
+    }
 }
 
-/// Decodes a picture of at most `max_pixels` pixels: upright (its EXIF orientation applied), 8 bits a channel, RGB.
+/// Decodes a picture of at most `max_pixels` pixels: upright (its EXIF orientation applied), 8 bits a channel, RGB. The pixels
+/// of a JPEG are those of libjpeg-turbo.
 ///
 /// Grey is repeated, 16 bits are cut to 8, alpha is dropped as `OpenCV` drops it, CMYK is converted without its profile.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, ImageError> {
-    let (probe, decoder) = open(bytes, max_pixels)?;
-    // The JPEG decoder fills what is missing with grey and says nothing.
-    if probe.format == Format::Jpeg && !has_end_of_image(bytes) {
-        return Err(ImageError::Truncated);
-    }
-    let size = (probe.width, probe.height);
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(|error| ImageError::of(error, size))?;
-    decoded.apply_orientation(Orientation::from_exif(probe.orientation).unwrap_or(Orientation::NoTransforms));
-    let rgb = decoded.into_rgb8();
-    let (width, height) = rgb.dimensions();
-    Picture::new(width, height, rgb.into_raw()).ok_or(ImageError::Corrupt { why: "it has no pixels".into() })
+    decode_at_least(bytes, max_pixels, u32::MAX).map(|(picture, _)| picture)
 }
 
-/// A decoder that has read the header, and what that said.
-fn open(bytes: &[u8], max_pixels: u64) -> Result<(Probe, impl ImageDecoder + '_), ImageError> {
-    if bytes.is_empty() {
-        return Err(ImageError::Empty);
-    }
+/// As `decode`, but where that is cheaper the picture may come out smaller, its longer side not below `longer_side` px; and the
+/// width and height, px, of the whole upright picture.
+///
+/// A JPEG is scaled to a quarter or an eighth while it is decoded (in its DCT, as libjpeg does); the others come whole.
+pub fn decode_at_least(bytes: &[u8], max_pixels: u64, longer_side: u32) -> Result<(Picture, [u32; 2]), ImageError> {
     let format = format_of(bytes)?;
+    let (mut upright, probe): (DynamicImage, Probe) = if format == Format::Jpeg {
+        let (probe, decoder) = jpeg::open(bytes, max_pixels)?;
+        (jpeg::decode(bytes, decoder, &probe, longer_side)?.into(), probe)
+    } else {
+        let (probe, decoder) = open(bytes, format, max_pixels)?;
+        let size = (probe.width, probe.height);
+        (DynamicImage::from_decoder(decoder).map_err(|error| ImageError::of(error, size))?, probe)
+    };
+    let orientation = Orientation::from_exif(probe.orientation).unwrap_or(Orientation::NoTransforms);
+    upright.apply_orientation(orientation);
+    let rgb = upright.into_rgb8();
+    let (width, height) = rgb.dimensions();
+    let picture =
+        Picture::new(width, height, rgb.into_raw()).ok_or(ImageError::Corrupt { why: "it has no pixels".into() });
+    // 5 to 8 lie on their side.
+    let whole = if probe.orientation > 4 { [probe.height, probe.width] } else { [probe.width, probe.height] };
+    Ok((picture?, whole))
+}
+
+/// A decoder of what is no JPEG that has read the header, and what that said.
+fn open(bytes: &[u8], format: Format, max_pixels: u64) -> Result<(Probe, impl ImageDecoder + '_), ImageError> {
     let mut reader = ImageReader::with_format(
         Cursor::new(bytes),
         match format {
@@ -74,10 +89,7 @@ fn open(bytes: &[u8], max_pixels: u64) -> Result<(Probe, impl ImageDecoder + '_)
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(BYTES_PER_PIXEL).saturating_add(BYTES_BESIDE));
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| match format {
-        Format::Jpeg if !has_end_of_image(bytes) => ImageError::Truncated,
-        _ => ImageError::of(error, (0, 0)),
-    })?;
+    let mut decoder = reader.into_decoder().map_err(|error| ImageError::of(error, (0, 0)))?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > max_pixels {
         return Err(ImageError::TooManyPixels { width, height, max_pixels });
@@ -89,6 +101,9 @@ fn open(bytes: &[u8], max_pixels: u64) -> Result<(Probe, impl ImageDecoder + '_)
 
 /// The encoding that the first bytes tell; nothing more is looked at.
 pub fn format_of(bytes: &[u8]) -> Result<Format, ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
     match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => Ok(Format::Jpeg),
         Ok(ImageFormat::Png) => Ok(Format::Png),
@@ -96,26 +111,4 @@ pub fn format_of(bytes: &[u8]) -> Result<Format, ImageError> {
         Ok(other) => Err(ImageError::Unsupported { what: format!("{other:?}").to_uppercase() }),
         Err(_) => Err(ImageError::NotAnImage),
     }
-}
-
-/// Whether a JPEG's scans end with the marker "end of image" (ITU-T T.81, B.1.1.3: FF D9).
-///
-/// The segments before the first scan are stepped over: a thumbnail inside them has an end of its own. In scan data an FF is
-/// always followed by 00 or by a marker, so FF D9 cannot be data there.
-fn has_end_of_image(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    let mut at = 2;
-    while let Some(&[0xFF, marker, high, low]) = bytes.get(at..at + 4) {
-        if marker == 0xFF {
-            // A fill byte before a marker.
-            at += 1;
-            continue;
-        }
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-        if marker == START_OF_SCAN {
-            return bytes.get(at..).is_some_and(|scans| scans.windows(2).any(|pair| pair == [0xFF, 0xD9]));
-        }
-    }
-    // Stuff between segments, which decoders pass over: the last bytes have to do.
-    bytes.ends_with(&[0xFF, 0xD9])
 }

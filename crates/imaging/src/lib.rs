@@ -4,6 +4,7 @@
 
 mod decode;
 mod error;
+mod jpeg;
 mod picture;
 mod resize;
 mod sharpness;
@@ -13,7 +14,7 @@ mod warp;
 #[cfg(test)]
 mod bad_images;
 
-pub use decode::{Format, Probe, decode, format_of, probe};
+pub use decode::{Format, Probe, decode, decode_at_least, format_of, probe};
 pub use error::ImageError;
 pub use picture::Picture;
 pub use resize::resize;

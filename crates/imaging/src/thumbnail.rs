@@ -1,8 +1,6 @@
 use causeway_schemas::Region;
-use image::ExtendedColorType;
-use image::codecs::jpeg::JpegEncoder;
 
-use crate::{Affine, Picture, resize, warp};
+use crate::{Affine, Picture, jpeg, resize, warp};
 
 /// How much of the surroundings is shown: the side of the square, as a multiple of the region's longer side.
 const ROOM: f64 = 1.3;
@@ -19,7 +17,7 @@ pub fn thumbnail(picture: &Picture, region: &Region, size: u32) -> Vec<u8> {
     // Whole pixels are cut out first, then scaled: a large face is averaged down instead of being sampled here and there.
     let cut_out: Affine = [[1.0, 0.0, -left.round()], [0.0, 1.0, -top.round()]];
     let square = warp(picture, &cut_out, side, side).unwrap_or_else(|| Picture::black(side, side));
-    encode(&resize(&square, size, size))
+    jpeg::encode(&resize(&square, size, size), QUALITY).expect("memory takes any JPEG of at most 65500 px a side")
 }
 
 /// The side of the square around a region, px; never larger than the picture's longer side, whatever the region says.
@@ -27,14 +25,6 @@ fn square_side(picture: &Picture, region: &Region) -> u32 {
     let longest = f64::from(picture.width().max(picture.height()));
     let wanted = f64::from(region.w.max(region.h)) * ROOM;
     (wanted.min(longest).round() as u32).max(1)
-}
-
-fn encode(picture: &Picture) -> Vec<u8> {
-    let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
-        .encode(picture.pixels(), picture.width(), picture.height(), ExtendedColorType::Rgb8)
-        .expect("memory takes any JPEG of at most 65535 px a side");
-    jpeg
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ impl Face {
         self.bounds[2].max(self.bounds[3])
     }
 
-    fn scaled(mut self, by: f32) -> Self {
+    /// The same face where the picture is `by` times as large.
+    pub(crate) fn scaled(mut self, by: f32) -> Self {
         self.bounds = self.bounds.map(|number| number * by);
         self.landmarks = self.landmarks.map(|point| point.map(|number| number * by));
         self
@@ -76,6 +77,11 @@ impl Detector {
         let input = Port { name: "input", shape: &[Some(1), Some(3), None, None] };
         let session = Session::open(manifest, threads)?.expecting(input, &outputs)?;
         Ok(Self { session, input_size })
+    }
+
+    /// The longer side that a picture is looked at, px.
+    pub(crate) fn input_size(&self) -> u32 {
+        self.input_size
     }
 
     /// The faces of a picture with at least `min_score`, the best first.

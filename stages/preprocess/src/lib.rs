@@ -6,7 +6,7 @@ mod detector;
 mod gate;
 
 use anyhow::ensure;
-use causeway_imaging::{Picture, decode, sharpness};
+use causeway_imaging::{ImageError, Picture, decode, decode_at_least, sharpness};
 use causeway_inference::RunError;
 use causeway_pipelines::{Gate, PreprocessOptions};
 use causeway_schemas::{Crop, Frame, Region};
@@ -48,12 +48,22 @@ impl Stage for Preprocess {
 
 impl Preprocess {
     fn crop_faces(&mut self, frame: &Frame) -> Result<Answer<Crop>, Failure> {
-        let picture = decode(&frame.image, self.max_pixels)
-            .map_err(|error| Failure::Reject { reason: error.reason(), detail: error.to_string() })?;
-        let faces = self.detector.detect(&picture, self.min_score).map_err(|error| failure(&error))?;
+        // The detector looks at `input_size` px: a picture several times as large is decoded smaller, and whole only when there
+        // is a face to take out of it. Most frames of a camera have none.
+        let least = self.detector.input_size();
+        let (seen, [width, height]) =
+            decode_at_least(&frame.image, self.max_pixels, least).map_err(|error| reject(&error))?;
+        let faces = self.detector.detect(&seen, self.min_score).map_err(|error| failure(&error))?;
         if faces.is_empty() {
-            return Ok(Answer::Nothing { reason: "no-face", detail: no_face(&picture, self.min_score) });
+            return Ok(Answer::Nothing { reason: "no-face", detail: no_face(width, height, self.min_score) });
         }
+        let by = width as f32 / seen.width() as f32;
+        let (picture, faces) = if seen.width() == width {
+            (seen, faces)
+        } else {
+            let whole = decode(&frame.image, self.max_pixels).map_err(|error| reject(&error))?;
+            (whole, faces.into_iter().map(|face| face.scaled(by)).collect())
+        };
         let (mut crops, mut below) = (Vec::new(), Vec::new());
         for (face, aligned) in largest_first(faces).iter().filter_map(|face| Some((face, align(&picture, face)?))) {
             let region = region(face, &picture, sharpness(&aligned));
@@ -92,8 +102,8 @@ fn region(face: &Face, picture: &Picture, sharpness: f32) -> Region {
     Region { x, y, w, h, score: face.score, sharpness, landmarks: face.landmarks.to_vec(), frame }
 }
 
-fn no_face(picture: &Picture, min_score: f32) -> String {
-    format!("no face with a score of {min_score} or more in {} × {} px", picture.width(), picture.height())
+fn no_face(width: u32, height: u32, min_score: f32) -> String {
+    format!("no face with a score of {min_score} or more in {width} × {height} px")
 }
 
 /// Reasons that are written out; a crowd would fill a page.
@@ -104,6 +114,10 @@ fn none_good_enough(below: &[String]) -> String {
     let faces = if count == 1 { "1 face" } else { &format!("{count} faces") };
     let more = if count > MAX_REASONS { "; …" } else { "" };
     format!("{faces}, none good enough: {}{more}", below[..count.min(MAX_REASONS)].join("; "))
+}
+
+fn reject(error: &ImageError) -> Failure {
+    Failure::Reject { reason: error.reason(), detail: error.to_string() }
 }
 
 fn failure(error: &RunError) -> Failure {
