@@ -1,14 +1,17 @@
 //! A message that its stage does not survive is set aside; its neighbours are not.
 
 use harness::{Running, Tools, workspace};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder as _};
 
-/// A picture of nearly as many pixels as are allowed: it takes longer than the stage below has time for.
+/// A picture of 100 megapixels: it takes longer than the stage below has time for, on any machine on which a photo does not.
 fn huge() -> Vec<u8> {
-    let picture =
-        image::RgbImage::from_fn(7000, 7000, |x, y| image::Rgb([(x ^ y) as u8, (x * 7) as u8, (y * 13) as u8]));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, image::ImageFormat::Jpeg).expect("it is encoded");
-    bytes.into_inner()
+    const SIDE: u32 = 10_000;
+    let pixels = vec![0; (SIDE * SIDE) as usize];
+    let mut bytes = Vec::new();
+    let encoder = PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::NoFilter);
+    encoder.write_image(&pixels, SIDE, SIDE, ExtendedColorType::L8).expect("it is encoded");
+    bytes
 }
 
 #[tokio::test]
@@ -21,11 +24,15 @@ async fn what_kills_its_stage_is_set_aside_and_its_neighbours_are_not() {
             std::fs::copy(from, input.path().join(format!("{copy}-{photo}"))).expect("it is copied");
         }
     }
-    std::fs::write(input.path().join("huge.jpg"), huge()).expect("it is written");
+    std::fs::write(input.path().join("huge.png"), huge()).expect("it is written");
     // A hang ends the process: its time is over long before the picture is decoded and scaled.
     let text = std::fs::read_to_string(workspace().join("pipelines/faces.toml")).expect("the pipeline");
     let file = home.path().join("faces.toml");
-    let text = text.replace("[stage.preprocess]", "[stage.preprocess]\nmax_process_ms = 100\nbatch = { max = 1 }");
+    let text = text.replace(
+        "[stage.preprocess]",
+        "[stage.preprocess]\nmax_pixels = 100000000\nmax_process_ms = 700\nbatch = { max = 1 }",
+    );
+    let text = text.replace("[stage.capture]", "[stage.capture]\nmax_pixels = 100000000");
     std::fs::write(&file, text).expect("it is written");
     let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
     let arguments = ["up", &path(&file), "--input", &path(input.path()), "--until-drained", "--json"];
