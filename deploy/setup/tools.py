@@ -40,6 +40,7 @@ MODELS = TOOLS / "models"
 PHOTOS = TOOLS / "photos"
 
 CONVERTER = SETUP / "convert_opencv_zoo.py"
+FFMPEG = "lib/python*/site-packages/imageio_ffmpeg/binaries/ffmpeg-*"
 STAMP = ".stamp"
 
 
@@ -144,6 +145,8 @@ def make_venv(folder: Path) -> None:
     """A virtual environment with what requirements.txt pins, by hash."""
     venv.create(folder, with_pip=True, symlinks=True)
     pip(folder / "bin/python", "install", "--no-deps", "--require-hashes", "-r", str(DEPLOY / "requirements.txt"))
+    # A program out of somebody's build: better to know here than at the first camera whether it runs on this machine.
+    subprocess.run([the_only(FFMPEG), "-version"], check=True, close_fds=False, stdout=subprocess.DEVNULL)
 
 
 def make_carriers(folder: Path) -> None:
@@ -215,6 +218,7 @@ def write_env() -> None:
     variables = {
         "CAUSEWAY_ONNXRUNTIME": the_only("lib/python*/site-packages/onnxruntime/capi/libonnxruntime.*[0-9]*"),
         "CAUSEWAY_NATS_SERVER": the_only("bin/nats-server"),
+        "CAUSEWAY_FFMPEG": the_only(FFMPEG),
         "CAUSEWAY_MODELS": MODELS,
         "CAUSEWAY_PHOTOS": PHOTOS,
     }

@@ -4,6 +4,7 @@ mod check;
 mod fault;
 mod form;
 mod graph;
+mod input;
 mod ledger;
 mod manifest;
 mod options;
@@ -13,9 +14,12 @@ mod topology;
 mod written;
 
 pub use fault::{Fault, Faults, MAX_FILE_BYTES, PipelineError, did_you_mean};
+pub use input::{Input, InputError, SCHEMES};
 pub use ledger::{Ledger, Outcome};
 pub use manifest::{Manifest, ManifestError, Task};
-pub use options::{CaptureOptions, ClassifyOptions, ClusterOptions, ExtractOptions, Gate, PreprocessOptions};
+pub use options::{
+    CaptureOptions, ClassifyOptions, ClusterOptions, ExtractOptions, Gate, OnFull, PreprocessOptions, Transport,
+};
 pub use pipeline::{
     Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, defaults,
 };

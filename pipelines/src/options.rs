@@ -8,16 +8,18 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::Input;
 use crate::manifest::is_model_name;
 
-/// `uses = "capture"`: pictures out of a folder.
+/// `uses = "capture"`: pictures out of a folder, frames of a video or a camera.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaptureOptions {
-    /// A folder (read with its subfolders) or a glob; relative to the pipeline file. `causeway up --input` sets it.
+    /// A folder (read with its subfolders), a glob or a file, relative to the pipeline file; the URL of a camera, in which
+    /// `${NAME}` stands for an environment variable; a device; `-` for standard input. `causeway up --input` sets it.
     #[serde(default)]
     pub input: Option<PathBuf>,
-    /// At most this many pictures a second; as fast as the link takes them when absent.
+    /// At most this many pictures a second; as fast as the link takes them when absent. Not for what is live: see `fps`.
     #[serde(default)]
     pub rate: Option<f64>,
     /// Begin anew at the end, for ever: a simulated camera.
@@ -29,6 +31,91 @@ pub struct CaptureOptions {
     /// A longer file is a dead letter; not read further than this.
     #[serde(default = "default_max_bytes")]
     pub max_bytes: ByteSize,
+    /// Of a video: at most this many frames a second of its own time; all of them when absent.
+    #[serde(default)]
+    pub fps: Option<f64>,
+    /// Of a video: only frames that differ from the one before by more than this, 0..1 (`ffmpeg`'s scene score); about 0.02 is
+    /// somebody walking by, 0.4 a cut. The first frame always comes. Looks at the frames that `fps` leaves.
+    #[serde(default)]
+    pub scene: Option<f64>,
+    /// Of a video: how well its frames are kept, as JPEG of this quality, 1..100.
+    #[serde(default = "default_quality")]
+    pub quality: u8,
+    /// How an RTSP camera sends.
+    #[serde(default)]
+    pub transport: Transport,
+    /// What happens to a frame when the link is full and `buffer` too; absent, a live stream keeps the latest and everything
+    /// else waits.
+    #[serde(default)]
+    pub on_full: Option<OnFull>,
+    /// Frames of a video that wait in memory for the link.
+    #[serde(default = "default_buffer")]
+    pub buffer: usize,
+    /// A video that gives no frame for this long is opened anew, ms.
+    #[serde(default = "default_stall_ms")]
+    pub stall_ms: u64,
+    /// A file with the password of the user that the URL names, so that it stands in no pipeline file; relative to the
+    /// pipeline file.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        Self {
+            input: None,
+            rate: None,
+            repeat: false,
+            max_pixels: default_max_pixels(),
+            max_bytes: default_max_bytes(),
+            fps: None,
+            scene: None,
+            quality: default_quality(),
+            transport: Transport::default(),
+            on_full: None,
+            buffer: default_buffer(),
+            stall_ms: default_stall_ms(),
+            password_file: None,
+        }
+    }
+}
+
+/// How an RTSP camera sends its packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Inside the RTSP connection: gets through firewalls, nothing is lost on the way.
+    #[default]
+    Tcp,
+    /// On ports of their own: less delay, and packets may be lost.
+    Udp,
+}
+
+/// What happens to a frame when there is no room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// The video waits.
+    Block,
+    /// The frame that comes is dropped.
+    DropNewest,
+    /// The oldest frame that waits is dropped for the one that comes.
+    KeepLatest,
+}
+
+/// Looks like the original at a sixth of the bytes of 100.
+fn default_quality() -> u8 {
+    90
+}
+
+/// Half a second of a camera: enough for a broker that restarts at `fps = 5`, and old news are few.
+fn default_buffer() -> usize {
+    16
+}
+
+/// Longer than cameras take from one key frame to the next, shorter than a person waits before looking what is wrong.
+fn default_stall_ms() -> u64 {
+    15_000
 }
 
 fn default_max_pixels() -> u64 {
@@ -157,7 +244,14 @@ impl Checked for CaptureOptions {
         // A header can claim 2³² × 2³² pixels; 2 GiB of RGB is more than any stage may hold.
         let pixels = within("max_pixels", self.max_pixels, 1..=MOST_PIXELS);
         let bytes = within("max_bytes", self.max_bytes.0, 1..=MOST_FILE_BYTES);
-        [rate, pixels, bytes].into_iter().flatten().collect()
+        let fps = self.fps.and_then(|fps| within("fps", fps, FPS));
+        let scene = self.scene.and_then(|scene| within("scene", scene, 0.0..=1.0));
+        let quality = within("quality", self.quality, 1..=100);
+        let buffer = within("buffer", self.buffer, 1..=MOST_BUFFER);
+        let stall = within("stall_ms", self.stall_ms, STALL_MS);
+        let input = self.input.as_deref().and_then(|input| Input::of(input).err());
+        let input = input.map(|why| Senseless { key: "input", message: why.to_string(), absent: false });
+        [rate, pixels, bytes, fps, scene, quality, buffer, stall, input].into_iter().flatten().collect()
     }
 }
 
@@ -203,6 +297,15 @@ impl Checked for ClusterOptions {
         within("threshold", self.threshold, COSINES).into_iter().collect()
     }
 }
+
+/// Frames a second: from one an hour to what high-speed cameras make.
+const FPS: RangeInclusive<f64> = 0.000_27..=1000.0;
+
+/// Most frames that may wait in memory.
+const MOST_BUFFER: usize = 4096;
+
+/// How long a video may be still before it is opened anew, ms: a stream needs a second to begin with.
+const STALL_MS: RangeInclusive<u64> = 1_000..=3_600_000;
 
 /// What a cosine can be.
 const COSINES: RangeInclusive<f32> = -1.0..=1.0;

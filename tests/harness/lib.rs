@@ -1,5 +1,6 @@
 //! The harness: real servers, real stages, real kills, and an oracle that reads only what any user could read.
 
+mod camera;
 mod running;
 mod site;
 mod stored;
@@ -7,6 +8,7 @@ mod tools;
 mod verdict;
 mod work;
 
+pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use running::{Finished, Running, causeway, eventually, kill, signal};
 pub use site::{Site, StageProcess};
 pub use stored::{Stored, dead_letters, left_running};

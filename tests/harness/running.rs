@@ -52,8 +52,14 @@ impl Finished {
 impl Running {
     /// Starts `causeway ARGUMENTS… --home HOME` in the checkout.
     pub fn start(tools: &Tools, home: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(tools, home, arguments, Stdio::null())
+    }
+
+    /// The same, with something as its standard input.
+    pub fn start_with(tools: &Tools, home: &Path, arguments: &[&str], stdin: Stdio) -> Self {
         let mut command = Command::new(tools.program("causeway"));
         command.args(arguments).arg("--home").arg(home).env(HOME_MARK, home).current_dir(crate::workspace());
+        command.stdin(stdin);
         Self { child: spawn(tools, command), home: home.to_owned() }
     }
 
@@ -119,13 +125,14 @@ impl Running {
 pub async fn causeway(tools: &Tools, arguments: &[&str]) -> Finished {
     let mut command = Command::new(tools.program("causeway"));
     command.args(arguments).current_dir(crate::workspace());
+    command.stdin(Stdio::null());
     let child = spawn(tools, command);
     tokio::time::timeout(PATIENCE, output(child)).await.expect("causeway ends in time")
 }
 
 fn spawn(tools: &Tools, mut command: Command) -> Child {
     command.envs(tools.env.iter().cloned()).env_remove("CAUSEWAY_NATS").env("NO_COLOR", "1");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     // A group of its own, as a shell gives it.
     command.process_group(0);
     command.spawn().expect("causeway can be run")

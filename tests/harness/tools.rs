@@ -31,7 +31,8 @@ impl Tools {
         let bin = std::env::current_exe().expect("a test has a path");
         let bin = bin.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
         assert!(bin.join("causeway").is_file(), "{} is missing: run ./dev test", bin.join("causeway").display());
-        let wanted = ["CAUSEWAY_ONNXRUNTIME", "CAUSEWAY_NATS_SERVER", "CAUSEWAY_MODELS", "CAUSEWAY_PHOTOS"];
+        let wanted =
+            ["CAUSEWAY_ONNXRUNTIME", "CAUSEWAY_NATS_SERVER", "CAUSEWAY_FFMPEG", "CAUSEWAY_MODELS", "CAUSEWAY_PHOTOS"];
         let env = wanted.map(|name| {
             let value = std::env::var(name).unwrap_or_else(|_| panic!("${name} is not set: run ./dev test"));
             (name.to_owned(), value)

@@ -78,7 +78,7 @@ impl Server {
         command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Ctrl-C goes to the whole group of a terminal; the server is stopped by us, after the stages.
         command.kill_on_drop(true).process_group(0);
-        die_with_parent(&mut command);
+        die_with_parent(command.as_std_mut());
         let mut child = command.spawn().map_err(|source| ServerError::Run { program, source })?;
         let port = wait_until_listening(&mut child, &ports, &log).await?;
         Ok(Self { child, port })
@@ -189,10 +189,11 @@ pub fn terminate(pid: u32) {
     target_os = "linux",
     expect(unsafe_code, reason = "prctl between fork and exec: one async-signal-safe call")
 )]
-pub fn die_with_parent(command: &mut Command) {
+pub fn die_with_parent(command: &mut std::process::Command) {
     #[cfg(target_os = "linux")]
     // SAFETY: the closure runs in the forked child and makes one async-signal-safe system call.
     unsafe {
+        use std::os::unix::process::CommandExt as _;
         command.pre_exec(|| {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)
         });

@@ -8,6 +8,7 @@ mod content;
 mod demo;
 mod dlq;
 mod home;
+mod input;
 mod inspect;
 mod layout;
 mod people;

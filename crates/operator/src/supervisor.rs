@@ -70,6 +70,8 @@ struct Ended {
 struct Launch {
     stage: String,
     is_source: bool,
+    /// Its input is standard input: it is given ours.
+    reads_stdin: bool,
     program: PathBuf,
     arguments: Vec<String>,
     nats: String,
@@ -162,6 +164,7 @@ impl Launch {
         Ok(Self {
             stage: stage.name.clone(),
             is_source: stage.is_source(),
+            reads_stdin: crate::input::reads_stdin(stage),
             program: program(&stage.uses)?,
             arguments,
             nats: session.nats.clone(),
@@ -232,10 +235,12 @@ impl Launch {
     fn spawn(&self) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env("CAUSEWAY_NATS", &self.nats);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.envs(self.is_source.then(crate::input::environment).flatten());
+        command.stdin(if self.reads_stdin { Stdio::inherit() } else { Stdio::null() });
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         // Ctrl-C goes to the whole group of the terminal; stages are stopped by us, in order.
         command.process_group(0);
-        causeway_bus::server::die_with_parent(&mut command);
+        causeway_bus::server::die_with_parent(command.as_std_mut());
         command.spawn().with_context(|| format!("cannot run {}", self.program.display()))
     }
 }

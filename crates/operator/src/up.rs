@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use causeway_bus::server::Server;
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::Pipeline;
+use causeway_pipelines::{Input, Pipeline};
 use causeway_stage::Heartbeat;
 
 use crate::agent;
@@ -117,6 +117,7 @@ async fn watch(
 ) -> anyhow::Result<bool> {
     let mut sources: Vec<String> =
         session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
+    let (all_sources, mut failed) = (sources.len(), Vec::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let stop = stop_signal()?;
@@ -134,7 +135,16 @@ async fn watch(
                 Some(Event::Started { .. }) => session.say(&supervisor.processes())?,
                 Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
                 Some(Event::Restarting { stage, why }) => progress.say(&format!("{stage} ended ({why}); starting it again")),
-                Some(Event::Failed { stage, why }) => bail!("cannot run [stage.{stage}]: {why}"),
+                Some(Event::Failed { stage, why }) => {
+                    let was_source = sources.contains(&stage);
+                    sources.retain(|source| *source != stage);
+                    failed.push(format!("cannot run [stage.{stage}]: {why}"));
+                    // One source of several: the rest goes on, and the end tells it again.
+                    if !was_source || failed.len() == all_sources {
+                        bail!("{}", failed.join("; "));
+                    }
+                    progress.say(&failed[failed.len() - 1]);
+                }
                 None => bail!("no stage runs"),
             },
             why = server_ended(session.server.as_mut()) => restart_server(session, &why, progress).await?,
@@ -156,6 +166,9 @@ async fn watch(
                     }
                 };
                 if drained && options.until_drained {
+                    if !failed.is_empty() {
+                        bail!("everything else has its results, but {}", failed.join("; "));
+                    }
                     return Ok(true);
                 }
             }
@@ -247,8 +260,13 @@ pub(crate) fn input_override(file: &std::path::Path, input: &std::path::Path) ->
             sources.len()
         );
     };
-    let input: PathBuf = crate::session::absolute(input)?;
+    let input: PathBuf = match Input::of(input)? {
+        Input::Path(path) => crate::session::absolute(path)?,
+        Input::Device(device) => device.into(),
+        Input::Stdin => "-".into(),
+        Input::Url(url) => crate::input::hide_password(url)?.into(),
+    };
     let path = input.to_str().with_context(|| format!("cannot use {}: its path is not UTF-8", input.display()))?;
-    // An absolute path is no TOML value, and so a text whatever it holds.
+    // An absolute path, a URL and `-` are no TOML value, and so a text whatever they hold.
     Ok(format!("{}.input={path}", source.name))
 }

@@ -15,8 +15,8 @@ pub(crate) struct UpArgs {
     pipeline: PipelineArgs,
     #[command(flatten)]
     place: PlaceArgs,
-    /// The folder or glob that its capture stage reads
-    #[arg(long, value_name = "DIR")]
+    /// What its capture stage reads: a folder, a glob, a file, a camera's URL, a device, or - for standard input
+    #[arg(long, value_name = "INPUT")]
     input: Option<PathBuf>,
     /// End when everything that was captured has its outcomes
     #[arg(long)]

@@ -7,7 +7,7 @@ use causeway_bus::Follow;
 use causeway_pipelines::{Manifest, ManifestError, StageSpec};
 use causeway_schemas::ModelRef;
 
-use crate::Table;
+use crate::{Reporter, Table};
 
 /// What a stage is given when it is built: its models and its live tables.
 #[derive(Clone)]
@@ -19,6 +19,8 @@ pub struct Context {
     tables: Arc<Mutex<HashMap<String, Registered>>>,
     stage: String,
     source: String,
+    epoch: u64,
+    reporter: Reporter,
 }
 
 /// A table that a stage asked for; the runtime follows the bucket and swaps the value.
@@ -64,6 +66,8 @@ impl Context {
             tables: Arc::default(),
             stage: spec.name.clone(),
             source: spec.name.clone(),
+            epoch: 0,
+            reporter: Reporter::default(),
         }
     }
 
@@ -75,6 +79,23 @@ impl Context {
     /// The name of a source in its messages' ids.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The same for one run of a source: its epoch, and who hears how it fares.
+    #[must_use]
+    pub fn of_run(mut self, epoch: u64, reporter: Reporter) -> Self {
+        (self.epoch, self.reporter) = (epoch, reporter);
+        self
+    }
+
+    /// Which start of this source it is, from 1: the ids of what cannot be read twice are made of it. 0 where nobody counts.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Where a source says how it fares.
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
     }
 
     /// A path of the pipeline file: relative ones are relative to its folder.

@@ -74,6 +74,11 @@ pub trait Source: Sized + Send + 'static {
 
     /// The next item; `None` when the source has ended.
     fn next(&mut self) -> Option<Captured<Self::Output>>;
+
+    /// Asked once `next` gave `None`: an error where it ended before its end, which no restart mends.
+    fn end(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 /// One item of a source.

@@ -29,6 +29,11 @@ pub const EXIT_HUNG: u8 = 86;
 #[error("it cannot be started")]
 pub(crate) struct Unfit;
 
+/// Marks an error of a source that ended too early, which no restart mends.
+#[derive(Debug, thiserror::Error)]
+#[error("its source ended before its end")]
+pub(crate) struct Broken;
+
 /// What a running stage has at hand.
 pub(crate) struct Env {
     pub(crate) args: Args,
@@ -70,7 +75,7 @@ pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Resul
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stage ended");
-            if error.is::<Unfit>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
+            if error.is::<Unfit>() || error.is::<Broken>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
         }
     }
 }

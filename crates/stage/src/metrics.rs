@@ -54,6 +54,8 @@ pub(crate) enum Count {
     Retried,
     /// A captured item was passed over: it has its outcomes.
     Skipped,
+    /// A captured item was dropped: there was no room for it.
+    Dropped,
 }
 
 impl Count {
@@ -66,6 +68,7 @@ impl Count {
                 Self::Dead => "dead",
                 Self::Retried => "retried",
                 Self::Skipped => "skipped",
+                Self::Dropped => "dropped",
             },
         }
     }
@@ -96,6 +99,9 @@ pub struct Heartbeat {
     pub retried: u64,
     /// Captured items passed over.
     pub skipped: u64,
+    /// Captured items dropped for want of room.
+    #[serde(default)]
+    pub dropped: u64,
     /// Time spent in `process`, all workers together, seconds.
     pub busy_s: f64,
     /// Resident memory, bytes.
@@ -184,6 +190,11 @@ impl Status {
         *self.waits.lock().expect("no holder of the state panics") = Some((why.to_owned(), until));
     }
 
+    /// What `waits` said is over.
+    pub(crate) fn goes_on(&self) {
+        *self.waits.lock().expect("no holder of the state panics") = None;
+    }
+
     /// Called now and then: takes back what `blocked` said once it is over.
     pub(crate) fn settle(&self) {
         let mut blocked = self.blocked.lock().expect("no holder of the state panics");
@@ -223,6 +234,7 @@ impl Status {
             dead: self.get(Count::Dead),
             retried: self.get(Count::Retried),
             skipped: self.get(Count::Skipped),
+            dropped: self.get(Count::Dropped),
             busy_s: self.busy_ns.load(Ordering::Relaxed) as f64 / 1e9,
             rss: rss().unwrap_or(0),
         }

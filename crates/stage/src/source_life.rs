@@ -2,16 +2,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use causeway_bus::{Stored, names};
+use causeway_bus::{BusError, Stored, names};
 use causeway_pipelines::Ledger;
 use causeway_schemas::{DeadLetter, Message, Meta};
 use tokio::sync::mpsc;
 
-use crate::env::{self, Env, Unfit};
+use crate::env::{self, Broken, Env, Unfit};
 use crate::metrics::Count;
 use crate::outcomes::{self, Place, now_ns};
 use crate::stage_life::panic_text;
-use crate::{Captured, Source, trace};
+use crate::{Captured, Context, Reporter, Source, trace};
 
 /// What a `main` of a source says.
 pub fn source_main<S: Source>() -> ExitCode {
@@ -28,8 +28,9 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
     let done = outcomes::read_ledger(&env.bus, &env.pipeline).await?;
     env.load_tables().await?;
     let (item, mut items) = mpsc::channel::<Captured<S::Output>>(READ_AHEAD);
+    let ctx = env.ctx.clone().of_run(next_epoch(&env).await?, Reporter::of(&env.status));
     let reader = Arc::clone(&env);
-    let reading = std::thread::Builder::new().name(S::NAME.into()).spawn(move || read::<S>(&reader, &item))?;
+    let reading = std::thread::Builder::new().name(S::NAME.into()).spawn(move || read::<S>(&reader, &ctx, &item))?;
     env.status.set_ready();
     let storing = Arc::new(tokio::sync::Semaphore::new(STORING));
     loop {
@@ -64,19 +65,33 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
     reading.join().map_err(|panic| anyhow!("the source ended: {}", panic_text(panic.as_ref())))?
 }
 
-fn read<S: Source>(env: &Env, items: &mpsc::Sender<Captured<S::Output>>) -> anyhow::Result<()> {
+fn read<S: Source>(env: &Env, ctx: &Context, items: &mpsc::Sender<Captured<S::Output>>) -> anyhow::Result<()> {
     let options = env.spec.options::<S::Options>().map_err(|why| anyhow!(why))?;
-    let mut source = S::new(options, &env.ctx).context(Unfit)?;
+    let mut source = S::new(options, ctx).context(Unfit)?;
     let began = std::time::Instant::now();
     let mut last = began;
     while let Some(captured) = source.next() {
         env.status.processed(last.elapsed());
         if items.blocking_send(captured).is_err() {
-            break;
+            return Ok(());
         }
         last = std::time::Instant::now();
     }
-    Ok(())
+    source.end().context(Broken)
+}
+
+/// The epoch of this start of the source: no two starts have the same, whichever replica they are of.
+async fn next_epoch(env: &Env) -> Result<u64, BusError> {
+    let key = names::token(&format!("epoch {}", env.ctx.source()));
+    loop {
+        let now = env.bus.table_get(names::CONTROL, &key).await?;
+        let last = now.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok());
+        let next = last.unwrap_or(0) + 1;
+        let revision = now.map_or(0, |entry| entry.revision);
+        if env.bus.table_swap(names::CONTROL, &key, next.to_string().into(), revision).await?.is_some() {
+            return Ok(next);
+        }
+    }
 }
 
 /// Whether the item has all its outcomes already and no run anew is asked for.

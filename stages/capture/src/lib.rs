@@ -1,7 +1,15 @@
-//! The stage `capture`: pictures out of a folder, in the same order and with the same ids on every run.
+//! The stage `capture`: pictures out of a folder, frames of a video or a camera. What can be read twice comes in the same order
+//! and with the same ids on every run.
 
+mod address;
+mod clock;
+mod ffmpeg;
 mod pace;
+mod packets;
 mod pictures;
+mod queue;
+mod video;
+mod why;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -18,6 +26,44 @@ use sha2::{Digest, Sha256};
 
 use crate::pace::Pace;
 use crate::pictures::{Picture, Pictures};
+
+/// Whatever `input` names.
+pub enum Input {
+    /// Pictures.
+    Folder(Folder),
+    /// A video.
+    Video(Video),
+}
+
+/// The frames of a video file, a camera, a stream or standard input.
+pub struct Video(video::Video);
+
+impl Source for Input {
+    const NAME: &'static str = "capture";
+    type Options = CaptureOptions;
+    type Output = Frame;
+
+    fn new(options: CaptureOptions, ctx: &Context) -> anyhow::Result<Self> {
+        match video::Video::open(&options, ctx)? {
+            Some(video) => Ok(Self::Video(Video(video))),
+            None => Ok(Self::Folder(Folder::open(&options, ctx.source(), &ctx.path(Path::new("")))?)),
+        }
+    }
+
+    fn next(&mut self) -> Option<Captured<Frame>> {
+        match self {
+            Self::Folder(folder) => folder.next(),
+            Self::Video(Video(video)) => video.next(),
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Folder(_) => Ok(()),
+            Self::Video(Video(video)) => video.end(),
+        }
+    }
+}
 
 /// The pictures of a folder or a glob. `next` waits when there is a rate, and ends when there is no `repeat`.
 pub struct Folder {
@@ -127,16 +173,10 @@ impl Folder {
     }
 }
 
-impl Source for Folder {
-    const NAME: &'static str = "capture";
-    type Options = CaptureOptions;
-    type Output = Frame;
-
-    fn new(options: CaptureOptions, ctx: &Context) -> anyhow::Result<Self> {
-        Self::open(&options, ctx.source(), &ctx.path(Path::new("")))
-    }
-
-    fn next(&mut self) -> Option<Captured<Frame>> {
+impl Folder {
+    /// The next picture, when it is due.
+    #[expect(clippy::should_implement_trait, reason = "it is what a source's `next` is")]
+    pub fn next(&mut self) -> Option<Captured<Frame>> {
         let picture = self.next_picture()?;
         if let Some(pace) = &mut self.pace {
             pace.wait();

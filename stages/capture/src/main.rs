@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    causeway_stage::source_main::<causeway_capture::Folder>()
+    causeway_stage::source_main::<causeway_capture::Input>()
 }

@@ -24,10 +24,9 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
 fn options(input: impl AsRef<Path>) -> CaptureOptions {
     CaptureOptions {
         input: Some(input.as_ref().into()),
-        rate: None,
-        repeat: false,
         max_pixels: 1_000_000,
         max_bytes: "1 MiB".parse().unwrap(),
+        ..CaptureOptions::default()
     }
 }
 

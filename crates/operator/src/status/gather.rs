@@ -217,6 +217,7 @@ fn stage_json(stage: &StageStatus) -> Value {
         "dead": stage.sum(|beat| beat.dead),
         "retried": stage.sum(|beat| beat.retried),
         "skipped": stage.sum(|beat| beat.skipped),
+        "dropped": stage.sum(|beat| beat.dropped),
         "rss": stage.sum(|beat| beat.rss),
         "replicas": replicas.collect::<Vec<_>>(),
         "takes": takes.collect::<Vec<_>>(),
@@ -252,6 +253,7 @@ pub(crate) mod tests {
             dead: 0,
             retried: 0,
             skipped: 0,
+            dropped: 0,
             busy_s: 0.5,
             rss: 50_000_000,
         };
