@@ -52,8 +52,14 @@ impl Finished {
 impl Running {
     /// Starts `causeway ARGUMENTS… --home HOME` in the checkout.
     pub fn start(tools: &Tools, home: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(tools, home, arguments, &[])
+    }
+
+    /// The same with further variables.
+    pub fn start_with(tools: &Tools, home: &Path, arguments: &[&str], env: &[(&str, String)]) -> Self {
         let mut command = Command::new(tools.program("causeway"));
         command.args(arguments).arg("--home").arg(home).env(HOME_MARK, home).current_dir(crate::workspace());
+        command.envs(env.iter().cloned());
         Self { child: spawn(tools, command), home: home.to_owned() }
     }
 
@@ -148,7 +154,15 @@ pub(crate) async fn output(child: Child) -> Finished {
 ///
 /// # Panics
 /// When there is none within two minutes.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask).await
+}
+
+/// The same within a time of its own.
+///
+/// # Panics
+/// When there is no answer in time.
+pub async fn within<T>(patience: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asked = async {
         loop {
             if let Some(answer) = ask().await {
@@ -157,7 +171,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{what} does not come"))
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
 /// Kills a process as the kernel would.

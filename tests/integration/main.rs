@@ -1,11 +1,14 @@
 //! The promises of Causeway, each against real servers, real models and real kills.
 
+mod alerts;
 mod bad_input;
 mod demo;
 mod fold;
 mod house;
 mod keep;
 mod life;
+mod metrics;
 mod poison;
 mod refusals;
 mod resume;
+mod traces;

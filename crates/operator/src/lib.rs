@@ -10,6 +10,7 @@ mod dlq;
 mod home;
 mod inspect;
 mod layout;
+mod metrics;
 mod people;
 mod progress;
 mod report;
