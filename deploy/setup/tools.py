@@ -222,6 +222,9 @@ def write_env() -> None:
         "CAUSEWAY_MODELS": MODELS,
         "CAUSEWAY_PHOTOS": PHOTOS,
     }
+    # The collector that tests send spans to; not built for every platform.
+    for collector in VENV.glob("lib/python*/site-packages/rotel/rotel-agent"):
+        variables["CAUSEWAY_ROTEL"] = collector
     exports = [f"export {name}={shlex.quote(str(path))}" for name, path in variables.items()]
     exports.append(f'export PATH={shlex.quote(str(VENV / "bin"))}:"$PATH"')
     (TOOLS / "env").write_text("\n".join(exports) + "\n")

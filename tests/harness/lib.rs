@@ -1,6 +1,8 @@
 //! The harness: real servers, real stages, real kills, and an oracle that reads only what any user could read.
 
 mod camera;
+mod collector;
+mod prometheus;
 mod running;
 mod site;
 mod stored;
@@ -9,9 +11,11 @@ mod verdict;
 mod work;
 
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
-pub use running::{Finished, Running, causeway, eventually, kill, signal};
+pub use collector::{Collector, Span};
+pub use prometheus::{Prometheus, debian_program, free_port, http_get, may_skip};
+pub use running::{Finished, Running, causeway, eventually, kill, signal, within};
 pub use site::{Site, StageProcess};
 pub use stored::{Stored, dead_letters, left_running};
 pub use tools::{Tools, shared_faces, workspace};
 pub use verdict::{Verdict, verdict};
-pub use work::{copy_photos, drained, faces};
+pub use work::{copy_photos, drained, drained_within, faces};

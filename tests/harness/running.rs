@@ -63,6 +63,14 @@ impl Running {
         Self { child: spawn(tools, command), home: home.to_owned() }
     }
 
+    /// The same with further variables.
+    pub fn start_in(tools: &Tools, home: &Path, arguments: &[&str], env: &[(&str, String)]) -> Self {
+        let mut command = Command::new(tools.program("causeway"));
+        command.args(arguments).arg("--home").arg(home).env(HOME_MARK, home).current_dir(crate::workspace());
+        command.stdin(Stdio::null()).envs(env.iter().cloned());
+        Self { child: spawn(tools, command), home: home.to_owned() }
+    }
+
     /// Runs it to its end.
     pub async fn finish(mut self) -> Finished {
         let child = std::mem::replace(&mut self.child, placeholder());
@@ -155,7 +163,15 @@ pub(crate) async fn output(child: Child) -> Finished {
 ///
 /// # Panics
 /// When there is none within two minutes.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask).await
+}
+
+/// The same within a time of its own.
+///
+/// # Panics
+/// When there is no answer in time.
+pub async fn within<T>(patience: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asked = async {
         loop {
             if let Some(answer) = ask().await {
@@ -164,7 +180,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{what} does not come"))
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
 /// Kills a process as the kernel would.

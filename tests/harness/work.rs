@@ -1,9 +1,11 @@
 use std::path::Path;
+use std::time::Duration;
 
 use causeway_bus::{Bus, names};
 use causeway_pipelines::Pipeline;
 
-use crate::{Tools, eventually};
+use crate::running::PATIENCE;
+use crate::{Tools, within};
 
 /// The text of a face pipeline over `input`; `more` gives further keys of a stage, or tables at the top for `pipeline`.
 pub fn faces(input: &Path, more: impl Fn(&str) -> &'static str) -> String {
@@ -42,7 +44,15 @@ pub fn copy_photos(tools: &Tools, to: &Path, copies: usize) -> usize {
 /// # Panics
 /// When that does not come about.
 pub async fn drained(bus: &Bus, pipeline: &Pipeline, photos: usize) {
-    eventually("drained", async || {
+    drained_within(PATIENCE, bus, pipeline, photos).await;
+}
+
+/// The same within a time of its own, for a test of minutes.
+///
+/// # Panics
+/// When that does not come about in time.
+pub async fn drained_within(patience: Duration, bus: &Bus, pipeline: &Pipeline, photos: usize) {
+    within(patience, "drained", async || {
         let captured = bus.stream_state(&names::stream(&pipeline.name, "capture")).await.ok()??;
         if captured.messages < photos as u64 {
             return None;

@@ -1,5 +1,6 @@
 //! The promises of Causeway, each against real servers, real models and real kills.
 
+mod alerts;
 mod bad_input;
 mod cameras;
 mod demo;
@@ -7,6 +8,8 @@ mod fold;
 mod house;
 mod keep;
 mod life;
+mod metrics;
 mod poison;
 mod refusals;
 mod resume;
+mod traces;

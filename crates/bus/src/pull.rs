@@ -27,6 +27,8 @@ pub struct Delivery {
     pub sequence: u64,
     /// How often it was delivered, this time included.
     pub delivered: u64,
+    /// When the broker stored it, by its clock, Unix time in ns.
+    pub stored_at: u64,
     acker: Acker,
     /// Its place among those that may be held at once; given back when the delivery is dropped.
     _slot: Option<OwnedSemaphorePermit>,
@@ -34,9 +36,10 @@ pub struct Delivery {
 
 impl Delivery {
     fn new(message: Message, slot: Option<OwnedSemaphorePermit>) -> Option<Self> {
-        let (stream, sequence, delivered) = {
+        let (stream, sequence, delivered, stored_at) = {
             let info = message.info().ok()?;
-            (info.stream.to_owned(), info.stream_sequence, info.delivered)
+            let stored_at = info.published.unix_timestamp_nanos();
+            (info.stream.to_owned(), info.stream_sequence, info.delivered, u64::try_from(stored_at).unwrap_or(0))
         };
         let (message, acker) = message.split();
         Some(Self {
@@ -46,6 +49,7 @@ impl Delivery {
             stream,
             sequence,
             delivered: u64::try_from(delivered).unwrap_or(1),
+            stored_at,
             acker,
             _slot: slot,
         })

@@ -1,4 +1,5 @@
 use std::fs;
+use std::time::Instant;
 
 use causeway_pipelines::Manifest;
 use causeway_schemas::ModelRef;
@@ -69,7 +70,11 @@ impl Session {
             why: "the array is not in standard layout".into(),
         })?;
         let tensor = TensorRef::from_array_view((shape, data)).map_err(of)?;
+        let began = Instant::now();
         let outputs = self.session.run(ort::inputs![tensor]).map_err(of)?;
+        let took_ns = began.elapsed().as_nanos() as u64;
+        // Whoever measures listens here; see `causeway-stage`.
+        tracing::debug!(target: "causeway_inference::run", model = self.model.name, version = self.model.version, took_ns, "model run");
         Ok(Outputs { outputs, model })
     }
 }

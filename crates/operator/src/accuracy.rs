@@ -78,7 +78,7 @@ pub(crate) async fn accuracy(args: AccuracyArgs) -> anyhow::Result<ExitCode> {
     set.push(up::input_override(&args.pipeline.pipeline, &photos)?);
     let pipeline = load(&args.pipeline.pipeline, &set)?;
     let plan = Plan::of(&pipeline)?;
-    let options = RunOptions { overrides: set, until_drained: true, quiet: args.json, again: false };
+    let options = RunOptions { overrides: set, until_drained: true, quiet: args.json, ..RunOptions::default() };
     let (answers, took) = run(pipeline, &plan, &args.place.models, own.path(), &options, &labelled).await?;
     let figures = Figures::new(&labelled, &answers, plan.threshold, took);
     if args.json {

@@ -1,11 +1,15 @@
 //! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use causeway_bus::{Bus, Record, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
 use causeway_stage::{now_ns, read_ledger};
 use futures::StreamExt as _;
+
+use crate::metrics::Told;
 
 /// Above this share of its limit a capture stream is made smaller.
 const FULL_SHARE: f64 = 0.8;
@@ -17,16 +21,16 @@ const SHORT_SHARE: f64 = 0.95;
 struct Agent {
     bus: Bus,
     pipeline: Pipeline,
-    /// Captured items whose repair copy went although they were not complete.
-    given_up: u64,
+    /// Captured items whose repair copy went although they were not complete are counted there.
+    told: Arc<Told>,
 }
 
 /// How often it does its rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
 /// Does round after round, for ever.
-pub(crate) async fn keep(bus: Bus, pipeline: Pipeline) {
-    let mut agent = Agent::new(&bus, &pipeline);
+pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
+    let mut agent = Agent { bus, pipeline, told };
     let mut round = tokio::time::interval(ROUND_EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -38,10 +42,6 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline) {
 }
 
 impl Agent {
-    fn new(bus: &Bus, pipeline: &Pipeline) -> Self {
-        Self { bus: bus.clone(), pipeline: pipeline.clone(), given_up: 0 }
-    }
-
     /// One round: purges the capture stream of each source. Gives how many messages were purged.
     async fn round(&mut self) -> anyhow::Result<u64> {
         let pipeline = self.pipeline.clone();
@@ -74,12 +74,12 @@ impl Agent {
         }
         self.bus.purge_below(&stream, first_kept).await?;
         let purged = first_kept - state.first_sequence;
-        self.given_up += given_up;
+        let total = self.told.given_up.fetch_add(given_up, Ordering::Relaxed) + given_up;
         if given_up > 0 {
             tracing::warn!(
                 stream,
                 given_up,
-                total = self.given_up,
+                total,
                 "space is short: repair copies of items without an outcome were removed"
             );
         }

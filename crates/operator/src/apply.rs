@@ -4,8 +4,9 @@ use anyhow::bail;
 use causeway_bus::{Applied, Bus};
 
 use crate::agent;
-use crate::cli::{PipelineArgs, PlaceArgs};
+use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs};
 use crate::layout;
+use crate::metrics::Told;
 
 /// Where the server is when nobody says.
 const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
@@ -34,6 +35,8 @@ pub(crate) struct AgentArgs {
     site: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    metrics: MetricsArgs,
 }
 
 async fn connect(
@@ -79,9 +82,11 @@ pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place).await?;
     layout::apply(&bus, &pipeline).await?;
     let stop = crate::up::stop_signal()?;
-    eprintln!("agent of {} at work", pipeline.name);
+    let told = Told::new(&bus, &pipeline, "agent");
+    let address = told.serve(args.metrics.address, None).await?;
+    eprintln!("agent of {} at work; Prometheus finds all at http://{address}/targets", pipeline.name);
     tokio::select! {
         () = stop => Ok(ExitCode::SUCCESS),
-        () = agent::keep(bus, pipeline) => bail!("the agent ended"),
+        () = agent::keep(bus, pipeline, told) => bail!("the agent ended"),
     }
 }

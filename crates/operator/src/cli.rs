@@ -1,6 +1,7 @@
 //! The arguments of `causeway`.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -122,6 +123,20 @@ pub(crate) struct PlaceArgs {
     pub(crate) credentials: Option<PathBuf>,
 }
 
+/// Where Prometheus is answered.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MetricsArgs {
+    /// Where /metrics and /targets answer Prometheus; port 0 takes a free one
+    #[arg(
+        id = "METRICS",
+        long = "metrics",
+        env = "CAUSEWAY_METRICS",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0"
+    )]
+    pub(crate) address: SocketAddr,
+}
+
 impl PlaceArgs {
     pub(crate) fn credentials(&self) -> Credentials {
         Credentials { file: self.credentials.clone() }
@@ -220,7 +235,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
-    let _telemetry = causeway_stage::Telemetry::start("causeway", causeway_stage::LogFormat::Human, "warn");
+    causeway_stage::start_log(causeway_stage::LogFormat::Human, "warn");
     match command {
         Command::Up(args) => up_command::run(args).await,
         Command::Apply(args) => apply::apply(args).await,

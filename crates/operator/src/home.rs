@@ -75,6 +75,11 @@ impl Home {
         self.dir.join("report.html")
     }
 
+    /// Where Prometheus reads what there is to scrape.
+    pub(crate) fn targets(&self) -> PathBuf {
+        self.dir.join("prometheus-targets.json")
+    }
+
     fn running_file(&self) -> PathBuf {
         self.dir.join("up.json")
     }

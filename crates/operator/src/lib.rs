@@ -11,6 +11,7 @@ mod home;
 mod input;
 mod inspect;
 mod layout;
+mod metrics;
 mod people;
 mod progress;
 mod report;

@@ -1,7 +1,9 @@
 //! `causeway up`: the stages of a pipeline, watched until they are drained or told to stop.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,6 +13,7 @@ use causeway_pipelines::{Input, Pipeline};
 use causeway_stage::Heartbeat;
 
 use crate::agent;
+use crate::metrics::Told;
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::supervisor::{Event, Run, Supervisor};
@@ -70,6 +73,8 @@ pub(crate) struct RunOptions {
     pub(crate) quiet: bool,
     /// Forgets the results of earlier runs and runs everything again.
     pub(crate) again: bool,
+    /// Where Prometheus is answered, if it is.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// Runs the stages of an open session.
@@ -81,9 +86,15 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
     let run = Run { overrides: &options.overrides, generation };
     let mut supervisor = Supervisor::start(session, &run)?;
     let mut progress = Progress::start(&session.bus, &session.pipeline, options.quiet).await?;
-    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone()));
-    let watched = watch(session, &mut supervisor, &mut progress, options).await;
+    let told = Told::new(&session.bus, &session.pipeline, "up");
+    if let Some(address) = options.metrics {
+        told.supervise(&[], &HashMap::new());
+        told.serve(address, Some(&session.home)).await?;
+    }
+    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone(), Arc::clone(&told)));
+    let watched = watch(session, &mut supervisor, &mut progress, options, &told).await;
     agent.abort();
+    told.end(&session.home);
     let restarts = std::mem::take(&mut supervisor.restarts);
     supervisor.stop().await;
     let took = progress.drained_at().unwrap_or_else(Instant::now) - began;
@@ -114,6 +125,7 @@ async fn watch(
     supervisor: &mut Supervisor,
     progress: &mut Progress,
     options: &RunOptions,
+    told: &Told,
 ) -> anyhow::Result<bool> {
     let mut sources: Vec<String> =
         session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
@@ -125,7 +137,9 @@ async fn watch(
     loop {
         tokio::select! {
             () = &mut stop => return Ok(false),
-            event = supervisor.next() => match event {
+            event = supervisor.next() => {
+              told.supervise(&supervisor.processes(), &supervisor.restarts);
+              match event {
                 Some(Event::Ended { stage }) => {
                     if !options.until_drained {
                         progress.say(&format!("{stage} has read all there is; the next `up` reads what is new. Ctrl-C stops."));
@@ -146,7 +160,8 @@ async fn watch(
                     progress.say(&failed[failed.len() - 1]);
                 }
                 None => bail!("no stage runs"),
-            },
+              }
+            }
             why = server_ended(session.server.as_mut()) => restart_server(session, &why, progress).await?,
             _ = look.tick() => {
                 // A look at a server that died would wait for its answer: the server comes first.

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::cli::{PipelineArgs, PlaceArgs, load};
+use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs, load};
 use crate::report;
 use crate::results::Results;
 use crate::session::Session;
@@ -15,6 +15,8 @@ pub(crate) struct UpArgs {
     pipeline: PipelineArgs,
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// What its capture stage reads: a folder, a glob, a file, a camera's URL, a device, or - for standard input
     #[arg(long, value_name = "INPUT")]
     input: Option<PathBuf>,
@@ -39,7 +41,13 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let nats = place.nats.as_deref();
     let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
     session.say_readers();
-    let options = RunOptions { overrides: set, until_drained: args.until_drained, quiet: false, again: args.again };
+    let options = RunOptions {
+        overrides: set,
+        until_drained: args.until_drained,
+        quiet: false,
+        again: args.again,
+        metrics: Some(args.metrics.address),
+    };
     let result: anyhow::Result<bool> = async {
         let stats = up::run(&mut session, &options).await?;
         let results = Results::read(&session.bus, &session.pipeline).await?;

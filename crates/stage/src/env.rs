@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::{Bus, Outgoing, PublishError, Stored, names};
@@ -10,10 +10,12 @@ use causeway_schemas::{DeadLetter, Meta};
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::export::Identity;
 use crate::held::Held;
 use crate::metrics::{Count, Status};
-use crate::outcomes::{dead, meta_of_unreadable, now_ns};
-use crate::telemetry::Telemetry;
+use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
+use crate::telemetry::start_log;
+use crate::trace::{Published, TraceContext, Tracer, Wrong};
 use crate::{Args, Context, health};
 
 /// The pipeline file is wrong (`EX_USAGE` of sysexits.h).
@@ -42,6 +44,7 @@ pub(crate) struct Env {
     pub(crate) bus: Bus,
     pub(crate) ctx: Context,
     pub(crate) status: Arc<Status>,
+    pub(crate) tracer: Tracer,
     pub(crate) stop: CancellationToken,
 }
 
@@ -87,7 +90,7 @@ async fn run(
     life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let name = args.stage.clone().unwrap_or_else(|| uses.into());
-    let _telemetry = Telemetry::start(&format!("causeway-{name}"), args.log_format, "info");
+    start_log(args.log_format, "info");
     let Some(spec) = pipeline.stage(&name).cloned() else {
         bail!("cannot find [stage.{name}] in {}", args.pipeline.display());
     };
@@ -96,26 +99,25 @@ async fn run(
     }
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
-    let status = Arc::new(Status::new(&pipeline.name, &name));
+    let status = Arc::new(Status::new(&pipeline.name, &name, spec.max_process));
     let health = health::serve(args.health, Arc::clone(&status)).await?.to_string();
     let bus =
         Bus::connect(&args.nats, &args.credentials(), &pipeline.name, &format!("{}/{name}", pipeline.name)).await?;
     let dir = args.pipeline.parent().unwrap_or(Path::new("."));
     let ctx = Context::new(&spec, dir, &args.models, args.threads);
-    let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, stop });
+    let identity =
+        Identity { pipeline: &pipeline.name, stage: &name, site: &spec.site, replica: &replica(), nats: &args.nats };
+    let tracer = Tracer::start(&identity, status.spans());
+    let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, tracer, stop });
     let beats = tokio::spawn(heartbeats(Arc::clone(&env), health.clone()));
     tracing::info!(stage = name, health, "stage starts");
     let result = life(Arc::clone(&env)).await;
     beats.abort();
     env.beat(&health, Some(&result)).await;
     env.bus.flush().await;
+    env.tracer.end().await;
     tracing::info!(stage = name, handled = env.status.get(Count::Handled), "stage ends");
     result
-}
-
-/// The pipeline and the link of a subject.
-fn link_of(subject: &str) -> String {
-    subject.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
 fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
@@ -137,14 +139,20 @@ async fn heartbeats(env: Arc<Env>, health: String) {
     loop {
         every.tick().await;
         env.status.settle();
+        env.status.models(&env.ctx.models_used());
         env.beat(&health, None).await;
     }
 }
 
+/// What a replica is called: its host and its process.
+fn replica() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
+}
+
 impl Env {
     async fn beat(&self, health: &str, ended: Option<&anyhow::Result<()>>) {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let replica = format!("{}-{}", host.trim(), std::process::id());
+        let replica = replica();
         let mut beat = self.status.heartbeat(&self.spec.name, &replica, health);
         match ended {
             None => {}
@@ -159,7 +167,15 @@ impl Env {
     }
 
     /// Stores a message, however long the way there is full or cut.
-    pub(crate) async fn store(&self, outgoing: &Outgoing) -> Stored {
+    pub(crate) async fn store(&self, outgoing: &Outgoing) -> Published {
+        let began = Instant::now();
+        let stored = self.stored(outgoing).await;
+        let ended = Instant::now();
+        self.status.published(ended - began);
+        Published { began, ended, stored }
+    }
+
+    async fn stored(&self, outgoing: &Outgoing) -> Stored {
         let mut pause = STORE_PAUSE.0;
         loop {
             match self.bus.publish(outgoing).await {
@@ -178,7 +194,10 @@ impl Env {
 
     /// Sets an input aside as a dead letter, then acks it.
     pub(crate) async fn set_aside(&self, held: &Held, reason: &str, detail: String) {
-        let meta = held.meta.as_ref().cloned().unwrap_or_else(|_| meta_of_unreadable(held.id()));
+        let mut meta = held.meta.as_ref().cloned().unwrap_or_else(|_| meta_of_unreadable(held.id()));
+        if let Some(trace) = held.trace() {
+            meta.traceparent = Some(trace.output().failed().traceparent());
+        }
         let letter = DeadLetter {
             stage: self.spec.name.clone(),
             reason: reason.into(),
@@ -191,16 +210,21 @@ impl Env {
             body: held.body.to_vec(),
         };
         tracing::warn!(id = %meta.id, reason, detail = letter.detail, "message set aside");
-        self.store(&dead(&self.pipeline.name, &held.place, &meta, &letter)).await;
-        held.ack().await;
+        let dead = dead(&self.pipeline.name, &held.place, &meta, &letter);
+        let published = self.store(&dead).await;
+        let settled = held.ack().await;
+        held.traced(&[(&dead, published)], settled, Some(Wrong { kind: reason, detail: &letter.detail }));
         self.status.count(Count::Dead, 1);
     }
 
     /// A captured item that is no message: a dead letter of the source.
-    pub(crate) async fn set_aside_captured(&self, meta: &Meta, letter: DeadLetter) {
+    pub(crate) async fn set_aside_captured(&self, trace: TraceContext, meta: &Meta, letter: DeadLetter) {
         let place = crate::outcomes::Place { site: self.spec.site.clone(), key: names::token(self.ctx.source()) };
         tracing::warn!(id = %meta.id, item = letter.subject, reason = letter.reason, detail = letter.detail, "item set aside");
-        self.store(&dead(&self.pipeline.name, &place, meta, &letter)).await;
+        let dead = dead(&self.pipeline.name, &place, meta, &letter);
+        let published = self.store(&dead).await;
+        let wrong = Wrong { kind: &letter.reason, detail: &letter.detail };
+        self.tracer.captured(trace, &dead, published, Some(wrong));
         self.status.count(Count::Dead, 1);
     }
 

@@ -14,6 +14,7 @@ use crate::env::{self, Env, RETRY_PAUSE, Unfit};
 use crate::held::{Held, Holding};
 use crate::outcomes;
 use crate::stage_life::{Done, Verdict, finish, hold, read};
+use crate::trace::Work;
 use crate::{Failure, Fold};
 
 /// What a `main` of a fold says.
@@ -32,7 +33,7 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     let mut writer = Writer::<F>::start(&env).await?;
     env.load_tables().await?;
     writer.catch_up().await?;
-    let holding = Holding::new(Arc::clone(&env.status));
+    let holding = Holding::new(&env);
     let [from] = &env.spec.from[..] else {
         anyhow::bail!("a fold takes from one stage; [stage.{}] takes from {}", env.spec.name, env.spec.from.len());
     };
@@ -165,8 +166,11 @@ impl<F: Fold> Writer<F> {
     /// Decides and applies each input in turn, since the next decision needs the state that this one makes.
     async fn decide(&mut self, held: Vec<Arc<Held>>) -> anyhow::Result<Vec<Decided<F>>> {
         let began = Instant::now();
+        let all = held.clone();
         let decided = self.state.run(move |fold| held.into_iter().map(|held| decide_one(fold, held)).collect()).await;
-        self.env.status.processed(began.elapsed());
+        self.env.status.processed(began.elapsed(), &all);
+        let work = Arc::new(Work { began, count: all.len(), runs: Vec::new() });
+        all.iter().for_each(|held| held.worked(&work));
         decided
     }
 

@@ -3,10 +3,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use crate::exposition;
 use crate::metrics::Status;
 
 /// Serves /livez, /readyz and /metrics; gives the address it listens on.
@@ -19,7 +20,10 @@ pub(crate) async fn serve(address: SocketAddr, status: Arc<Status>) -> anyhow::R
     let routes = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { readiness(&ready) }))
-        .route("/metrics", get(move || async move { exposition(&metrics) }));
+        .route(
+            "/metrics",
+            get(move |headers: HeaderMap| async move { exposition::answer(metrics.registry(), &headers) }),
+        );
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "probes are not answered any more");
@@ -31,9 +35,4 @@ pub(crate) async fn serve(address: SocketAddr, status: Arc<Status>) -> anyhow::R
 fn readiness(status: &Status) -> impl IntoResponse + use<> {
     let code = if status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, format!("{}\n", status.state()))
-}
-
-fn exposition(status: &Status) -> impl IntoResponse + use<> {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], status.text())
 }

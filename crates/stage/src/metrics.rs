@@ -1,23 +1,36 @@
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use causeway_schemas::ModelRef;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use serde::{Deserialize, Serialize};
 
+use crate::export::SpanCounts;
+use crate::exposition;
+use crate::held::Held;
+use crate::runs::Run;
+
 /// What a replica counts and in which state it is: for `/metrics`, `/readyz`, the heartbeat and the log.
 pub(crate) struct Status {
     registry: Registry,
     messages: Family<Labels, Counter>,
     redelivered: Counter,
-    process: Histogram,
+    process: HistogramWithExemplars<Exemplar>,
+    queue: Histogram,
+    publish: Histogram,
+    ack: Histogram,
+    model_run: Family<ModelLabels, Histogram>,
+    models: Family<ModelInfo, Gauge>,
     held: Gauge,
     blocked_gauge: Gauge,
+    spans: SpanCounts,
     busy_ns: AtomicU64,
     ready: AtomicBool,
     draining: AtomicBool,
@@ -37,6 +50,25 @@ const UNBLOCKED_AFTER: Duration = Duration::from_secs(2);
 struct Labels {
     /// What became of it: see `Count`.
     result: &'static str,
+}
+
+/// Which trace an observation comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Exemplar {
+    trace_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+    version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelInfo {
+    model: String,
+    version: String,
+    sha256: String,
 }
 
 /// What is counted a message.
@@ -59,6 +91,9 @@ pub(crate) enum Count {
 }
 
 impl Count {
+    /// All, each of which shows as 0 from the start: an increase from nothing is none to Prometheus.
+    const ALL: [Self; 6] = [Self::Handled, Self::Given, Self::Empty, Self::Dead, Self::Retried, Self::Skipped];
+
     fn label(self) -> Labels {
         Labels {
             result: match self {
@@ -108,34 +143,80 @@ pub struct Heartbeat {
     pub rss: u64,
 }
 
+/// 0.5 ms to 16 s: calls of `process`, runs of a model, publishes.
+fn work_times() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 16))
+}
+
 impl Status {
-    pub(crate) fn new(pipeline: &str, stage: &str) -> Self {
+    /// `limit` is the time that `process` may take for one message.
+    pub(crate) fn new(pipeline: &str, stage: &str, limit: Duration) -> Self {
         let labels = [("pipeline", pipeline.to_owned()), ("stage", stage.to_owned())];
         let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into()));
         let mut registry = Registry::with_labels(labels);
-        let messages = Family::<Labels, Counter>::default();
-        let redelivered = Counter::default();
-        // 0.5 ms to 16 s.
-        let process = Histogram::new(exponential_buckets(0.0005, 2.0, 16));
-        let (held, blocked_gauge) = (Gauge::default(), Gauge::default());
-        registry.register("causeway_stage_messages", "Messages by what became of them", messages.clone());
-        registry.register("causeway_stage_redelivered", "Deliveries that were not the first", redelivered.clone());
-        registry.register_with_unit("causeway_stage_process", "Time of one batch", Unit::Seconds, process.clone());
-        registry.register("causeway_stage_held", "Messages taken and not answered yet", held.clone());
-        registry.register("causeway_stage_blocked", "1 while a full link stops it", blocked_gauge.clone());
-        Self {
-            registry,
-            messages,
-            redelivered,
-            process,
-            held,
-            blocked_gauge,
+        let status = Self {
+            messages: Family::default(),
+            redelivered: Counter::default(),
+            process: HistogramWithExemplars::new(exponential_buckets(0.0005, 2.0, 16)),
+            // 1 ms to 9 h.
+            queue: Histogram::new(exponential_buckets(0.001, 4.0, 13)),
+            publish: work_times(),
+            // 10 µs to 0.3 s.
+            ack: Histogram::new(exponential_buckets(0.00001, 4.0, 8)),
+            model_run: Family::new_with_constructor(work_times),
+            models: Family::default(),
+            held: Gauge::default(),
+            blocked_gauge: Gauge::default(),
+            spans: SpanCounts::default(),
             busy_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             blocked: Mutex::new(None),
             waits: Mutex::new(None),
+            registry: Registry::default(),
+        };
+        for count in Count::ALL {
+            status.count(count, 0);
         }
+        status.register(&mut registry, limit);
+        Self { registry, ..status }
+    }
+
+    fn register(&self, registry: &mut Registry, limit: Duration) {
+        let status = self;
+        registry.register("causeway_stage_messages", "Messages by what became of them", status.messages.clone());
+        registry.register(
+            "causeway_stage_redelivered",
+            "Deliveries that were not the first",
+            status.redelivered.clone(),
+        );
+        let process = "Time of process for one message: that of its batch, divided by its messages";
+        registry.register_with_unit("causeway_stage_process", process, Unit::Seconds, status.process.clone());
+        let queue = "Time from a message's storage by the broker to its delivery here";
+        registry.register_with_unit("causeway_stage_queue", queue, Unit::Seconds, status.queue.clone());
+        let publish = "Time until an output was stored, waits for a full link included";
+        registry.register_with_unit("causeway_stage_publish", publish, Unit::Seconds, status.publish.clone());
+        let ack = "Time until the client had taken an ack";
+        registry.register_with_unit("causeway_stage_ack", ack, Unit::Seconds, status.ack.clone());
+        let run = "Time of one run of a model";
+        registry.register_with_unit("causeway_model_run", run, Unit::Seconds, status.model_run.clone());
+        registry.register("causeway_model_info", "1 for each model that is loaded", status.models.clone());
+        let limit_gauge = Gauge::<f64, AtomicU64>::default();
+        limit_gauge.set(limit.as_secs_f64());
+        let limit = "Time that process may take for one message (max_process_ms)";
+        registry.register_with_unit("causeway_stage_process_limit", limit, Unit::Seconds, limit_gauge);
+        registry.register("causeway_stage_held", "Messages taken and not answered yet", status.held.clone());
+        registry.register("causeway_stage_blocked", "1 while a full link stops it", status.blocked_gauge.clone());
+        let SpanCounts { exported, failed, dropped } = &status.spans;
+        registry.register("causeway_spans_exported", "Spans that the collector took", exported.clone());
+        registry.register("causeway_spans_failed", "Spans that the collector did not take", failed.clone());
+        registry.register("causeway_spans_dropped", "Spans without room to wait for the collector", dropped.clone());
+        exposition::register_process(registry);
+    }
+
+    /// What becomes of spans is counted here.
+    pub(crate) fn spans(&self) -> SpanCounts {
+        self.spans.clone()
     }
 
     pub(crate) fn count(&self, count: Count, by: u64) {
@@ -146,8 +227,10 @@ impl Status {
         self.messages.get_or_create(&count.label()).get()
     }
 
-    pub(crate) fn taken(&self, again: bool) {
+    /// A message was delivered that lay in its stream for `queued`.
+    pub(crate) fn taken(&self, again: bool, queued: Duration) {
         self.held.inc();
+        self.queue.observe(queued.as_secs_f64());
         if again {
             self.redelivered.inc();
         }
@@ -157,9 +240,40 @@ impl Status {
         self.held.dec();
     }
 
-    pub(crate) fn processed(&self, took: Duration) {
-        self.process.observe(took.as_secs_f64());
+    /// An output was stored.
+    pub(crate) fn published(&self, took: Duration) {
+        self.publish.observe(took.as_secs_f64());
+    }
+
+    /// An input was acked or refused.
+    pub(crate) fn settled(&self, took: Duration) {
+        self.ack.observe(took.as_secs_f64());
+    }
+
+    /// `process` took this long for these messages (none: a source's one).
+    pub(crate) fn processed(&self, took: Duration, held: &[Arc<Held>]) {
+        let each = took.as_secs_f64() / held.len().max(1) as f64;
+        for place in 0..held.len().max(1) {
+            let trace_id = held.get(place).and_then(|held| held.trace()?.exemplar());
+            self.process.observe(each, trace_id.map(|trace_id| Exemplar { trace_id }), None);
+        }
         self.busy_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Models ran.
+    pub(crate) fn model_runs(&self, runs: &[Run]) {
+        for run in runs {
+            let labels = ModelLabels { model: run.model.clone(), version: run.version.clone() };
+            self.model_run.get_or_create(&labels).observe(run.took.as_secs_f64());
+        }
+    }
+
+    /// These models are loaded.
+    pub(crate) fn models(&self, models: &[ModelRef]) {
+        for ModelRef { name, version, sha256 } in models {
+            let info = ModelInfo { model: name.clone(), version: version.clone(), sha256: sha256.clone() };
+            self.models.get_or_create(&info).set(1);
+        }
     }
 
     pub(crate) fn set_ready(&self) {
@@ -236,20 +350,12 @@ impl Status {
             skipped: self.get(Count::Skipped),
             dropped: self.get(Count::Dropped),
             busy_s: self.busy_ns.load(Ordering::Relaxed) as f64 / 1e9,
-            rss: rss().unwrap_or(0),
+            rss: exposition::rss().unwrap_or(0),
         }
     }
 
-    /// The OpenMetrics text.
-    pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
+    /// What Prometheus reads.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
-}
-
-/// Resident memory of this process, bytes: the second number of /proc/self/statm, in pages of 4 KiB.
-fn rss() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    statm.split(' ').nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
 }

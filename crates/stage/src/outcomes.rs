@@ -83,6 +83,11 @@ pub(crate) fn meta_of_unreadable(id: Id) -> Meta {
     Meta::captured(id, "unknown", DeadLetter::KIND.into(), 0)
 }
 
+/// The pipeline and the link of a subject.
+pub(crate) fn link_of(subject: &str) -> String {
+    subject.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
 /// Unix time in ns.
 pub fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as u64)

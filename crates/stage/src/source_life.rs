@@ -11,7 +11,7 @@ use crate::env::{self, Broken, Env, Unfit};
 use crate::metrics::Count;
 use crate::outcomes::{self, Place, now_ns};
 use crate::stage_life::panic_text;
-use crate::{Captured, Context, Reporter, Source, trace};
+use crate::{Captured, Context, Reporter, Source};
 
 /// What a `main` of a source says.
 pub fn source_main<S: Source>() -> ExitCode {
@@ -71,7 +71,7 @@ fn read<S: Source>(env: &Env, ctx: &Context, items: &mpsc::Sender<Captured<S::Ou
     let began = std::time::Instant::now();
     let mut last = began;
     while let Some(captured) = source.next() {
-        env.status.processed(last.elapsed());
+        env.status.processed(last.elapsed(), &[]);
         if items.blocking_send(captured).is_err() {
             return Ok(());
         }
@@ -104,20 +104,26 @@ async fn store<O: Message>(env: &Env, captured: Captured<O>) {
     let generation = env.args.generation;
     match captured.message {
         Ok(message) => {
-            let span = trace::process(stage, &env.spec.link, &captured.id.to_string(), None);
+            let trace = env.tracer.capture(captured.id, generation);
             let meta = Meta {
-                traceparent: trace::traceparent(&span).or_else(|| Some(trace_of(captured.id))),
+                traceparent: Some(trace.traceparent()),
                 ..Meta::captured(captured.id, stage, O::kind(), generation)
             };
             let place = Place { site: env.spec.site.clone(), key: names::token(env.ctx.source()) };
             let outgoing = outcomes::output(&env.pipeline, stage, &env.spec.link, &place, &meta, &message);
-            if env.store(&outgoing).await == Stored::Already {
+            let published = env.store(&outgoing).await;
+            if published.stored == Stored::Already {
                 tracing::debug!(id = %captured.id, "captured before");
             }
+            env.tracer.captured(trace, &outgoing, published, None);
             env.status.count(Count::Given, 1);
         }
         Err(unreadable) => {
-            let meta = Meta::captured(captured.id, stage, DeadLetter::KIND.into(), generation);
+            let trace = env.tracer.capture(captured.id, generation).failed();
+            let meta = Meta {
+                traceparent: Some(trace.traceparent()),
+                ..Meta::captured(captured.id, stage, DeadLetter::KIND.into(), generation)
+            };
             let letter = DeadLetter {
                 stage: stage.clone(),
                 reason: unreadable.reason.into(),
@@ -129,15 +135,8 @@ async fn store<O: Message>(env: &Env, captured: Captured<O>) {
                 headers: Vec::new(),
                 body: unreadable.body,
             };
-            env.set_aside_captured(&meta, letter).await;
+            env.set_aside_captured(trace, &meta, letter).await;
         }
     }
     env.status.count(Count::Handled, 1);
-}
-
-/// W3C trace context of a captured item: the trace id is the item's own id, so that a trace is found by it. (Where spans are
-/// exported the exporter draws the ids.)
-fn trace_of(id: causeway_schemas::Id) -> String {
-    let (trace, span) = (id.bits(), id.derived("trace", 0).bits() as u64);
-    format!("00-{trace:032x}-{span:016x}-01")
 }

@@ -16,6 +16,8 @@ use crate::held::{Held, Holding};
 use crate::inputs::{Inputs, Job};
 use crate::metrics::Count;
 use crate::outcomes;
+use crate::runs;
+use crate::trace::{Work, Wrong};
 use crate::{Answer, Failure, Stage};
 
 /// What a `main` of a stage says.
@@ -56,7 +58,7 @@ pub(crate) enum Verdict {
 
 /// Pull, process, publish, ack, drain.
 async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
-    let holding = Holding::new(Arc::clone(&env.status));
+    let holding = Holding::new(&env);
     let (work, worked) = mpsc::channel::<Job>();
     let (again, came_again) = tokio_mpsc::unbounded_channel::<Arc<Held>>();
     let (done, mut finished) = tokio_mpsc::unbounded_channel::<Done>();
@@ -138,11 +140,12 @@ async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, way: Way) {
 
 /// Holds a delivery with its whole body. `None`: the body is not there, and the message was set aside or comes again.
 pub(crate) async fn hold(env: &Env, holding: &Arc<Holding>, delivery: Delivery) -> Option<Arc<Held>> {
+    let received = Instant::now();
     match env.bus.body(&delivery.headers, delivery.body.clone()).await {
-        Ok(body) => Some(holding.hold(delivery, body, &env.spec)),
+        Ok(body) => Some(holding.hold(delivery, body, received, &env.spec)),
         Err(error @ BusError::NoBody(_)) => {
             let body = delivery.body.clone();
-            let held = holding.hold(delivery, body, &env.spec);
+            let held = holding.hold(delivery, body, received, &env.spec);
             env.set_aside(&held, "body-missing", error.to_string()).await;
             None
         }
@@ -232,7 +235,7 @@ impl<S: Stage> Worker<S> {
             return Ok(done);
         }
         let count = inputs.len();
-        match self.process(inputs) {
+        match self.process(&ready, inputs) {
             Ok(replies) => {
                 let verdicts =
                     ready.iter().zip(replies).map(|(held, reply)| self.verdict(held, reply)).collect::<Vec<_>>();
@@ -255,14 +258,17 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Runs `process`; an error is the text of a panic.
-    fn process(&mut self, inputs: Vec<S::Input>) -> Result<Vec<Reply<S::Output>>, String> {
+    fn process(&mut self, held: &[Arc<Held>], inputs: Vec<S::Input>) -> Result<Vec<Reply<S::Output>>, String> {
         let captures: Vec<_> = inputs.iter().map(|input| input.capture().clone()).collect();
         let count = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
         let began = Instant::now();
         self.watch.set(Some(began + self.env.spec.max_process * count));
-        let answers = catch_unwind(AssertUnwindSafe(|| self.stage.process(inputs)));
+        let (answers, runs) = runs::noted(|| catch_unwind(AssertUnwindSafe(|| self.stage.process(inputs))));
         self.watch.set(None);
-        self.env.status.processed(began.elapsed());
+        self.env.status.processed(began.elapsed(), held);
+        self.env.status.model_runs(&runs);
+        let work = Arc::new(Work { began, count: held.len(), runs });
+        held.iter().for_each(|held| held.worked(&work));
         let mut answers = answers.map_err(|panic| panic_text(panic.as_ref()))?.into_iter();
         Ok(captures.into_iter().map(|capture| Reply { capture, answer: answers.next() }).collect())
     }
@@ -272,7 +278,9 @@ impl<S: Stage> Worker<S> {
         let Env { pipeline, spec, .. } = &*self.env;
         let Ok(parent) = &held.meta else { return no_answer() };
         let nothing = |reason: &str, detail| {
-            let empty = outcomes::empty(pipeline, &spec.name, &held.place, parent, reply.capture, reason, detail);
+            let mut meta = parent.clone();
+            meta.traceparent = held.trace().map(|trace| trace.output().traceparent()).or(meta.traceparent);
+            let empty = outcomes::empty(pipeline, &spec.name, &held.place, &meta, reply.capture, reason, detail);
             Verdict::Outputs { outputs: vec![empty], empty: true }
         };
         match reply.answer {
@@ -321,8 +329,10 @@ pub(crate) async fn finish(env: Arc<Env>, done: Done) {
     let Done { held, verdict } = done;
     match verdict {
         Verdict::Outputs { outputs, empty } => {
-            futures::future::join_all(outputs.iter().map(|output| env.store(output))).await;
-            held.ack().await;
+            let published = futures::future::join_all(outputs.iter().map(|output| env.store(output))).await;
+            let settled = held.ack().await;
+            let published: Vec<_> = outputs.iter().zip(published).collect();
+            held.traced(&published, settled, None);
             env.status.count(Count::Handled, 1);
             let kind = if empty { Count::Empty } else { Count::Given };
             env.status.count(kind, outputs.len() as u64);
@@ -332,7 +342,8 @@ pub(crate) async fn finish(env: Arc<Env>, done: Done) {
             tracing::warn!(id = %held.id(), why, ?pause, "message comes again");
             env.status.count(Count::Retried, 1);
             env.status.waits(&why, pause);
-            held.retry_after(pause).await;
+            let settled = held.retry_after(pause).await;
+            held.traced(&[], settled, Some(Wrong { kind: "retry", detail: &why }));
         }
     }
 }

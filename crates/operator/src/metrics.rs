@@ -1,0 +1,313 @@
+//! What `up` and `agent` tell Prometheus, which no stage can see: streams, durables, replicas, restarts; and where the metrics
+//! of the stages are (service discovery by file and by HTTP).
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use causeway_bus::{Bus, BusError, names};
+use causeway_pipelines::Pipeline;
+use causeway_stage::{Heartbeat, exposition, now_ns};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::home::{Home, Process};
+
+/// How often the list of replicas is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A replica that has said nothing for this long is not counted: it beats once a second.
+const FRESH: Duration = Duration::from_secs(5);
+/// A replica that nobody here supervises stays a target for this long after its last word.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// What is told of a site, and what it is made of.
+pub(crate) struct Told {
+    bus: Bus,
+    pipeline: Pipeline,
+    /// `up` or `agent`.
+    program: &'static str,
+    /// What `up` supervises; `None`: somebody else does.
+    supervised: Mutex<Option<Supervised>>,
+    replicas: Mutex<Replicas>,
+    /// Repair copies that were removed although their items have no outcome.
+    pub(crate) given_up: AtomicU64,
+    looking: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Supervised {
+    pids: Vec<u32>,
+    restarts: HashMap<String, u32>,
+}
+
+/// The last word of each replica by stage and name, and when it was heard.
+type Replicas = BTreeMap<(String, String), (Heartbeat, Instant)>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabels {
+    /// The stage that fills it, `empty` or `dead`.
+    stage: String,
+    /// `capture`, `link` or `outcome`.
+    sort: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurableLabels {
+    /// The stage that takes.
+    stage: String,
+    /// The stage that gives.
+    from: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplicaLabels {
+    stage: String,
+    /// `true` for a stage that ends when its source does.
+    source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    stage: String,
+}
+
+impl Told {
+    /// By `program`, `up` or `agent`.
+    pub(crate) fn new(bus: &Bus, pipeline: &Pipeline, program: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            bus: bus.clone(),
+            pipeline: pipeline.clone(),
+            program,
+            supervised: Mutex::default(),
+            replicas: Mutex::default(),
+            given_up: AtomicU64::new(0),
+            looking: Mutex::default(),
+        })
+    }
+
+    /// What runs here now, and how often it was started again.
+    pub(crate) fn supervise(&self, processes: &[(String, Process)], restarts: &HashMap<String, u32>) {
+        let pids = processes.iter().map(|(_, process)| process.pid).collect();
+        *self.supervised.lock().expect("no holder of the list panics") =
+            Some(Supervised { pids, restarts: restarts.clone() });
+    }
+
+    /// Serves /metrics and /targets until the process ends; gives where. With a home the targets are written there too.
+    pub(crate) async fn serve(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        home: Option<&Home>,
+    ) -> anyhow::Result<SocketAddr> {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} for Prometheus; choose another --metrics"))?;
+        let address = listener.local_addr()?;
+        let (metrics, targets) = (Arc::clone(self), Arc::clone(self));
+        let routes = Router::new()
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/metrics", get(move |asked: HeaderMap| async move { metrics.answer(&asked).await }))
+            .route(
+                "/targets",
+                get(move || async move {
+                    let body = targets.targets(address).to_string();
+                    ([(header::CONTENT_TYPE, "application/json")], body)
+                }),
+            );
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                tracing::error!(%error, "Prometheus is not answered any more");
+            }
+        });
+        let looking = tokio::spawn(Arc::clone(self).look(address, home.map(Home::targets)));
+        *self.looking.lock().expect("no holder of the task panics") = Some(looking);
+        Ok(address)
+    }
+
+    /// There is nothing to scrape any more.
+    pub(crate) fn end(&self, home: &Home) {
+        if let Some(looking) = self.looking.lock().expect("no holder of the task panics").take() {
+            looking.abort();
+            let _ = write_whole(&home.targets(), &json!([]));
+        }
+    }
+
+    /// Follows who is there, and writes it down when it changes.
+    async fn look(self: Arc<Self>, address: SocketAddr, file: Option<PathBuf>) {
+        let mut written = Value::Null;
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        loop {
+            every.tick().await;
+            if let Err(error) = self.hear().await {
+                tracing::debug!(%error, "replicas not looked at");
+            }
+            let targets = self.targets(address);
+            let Some(file) = file.as_ref().filter(|_| targets != written) else { continue };
+            match write_whole(file, &targets) {
+                Ok(()) => written = targets,
+                Err(error) => tracing::warn!(%error, file = %file.display(), "targets not written"),
+            }
+        }
+    }
+
+    /// Takes in what the replicas say.
+    async fn hear(&self) -> Result<(), BusError> {
+        let entries = self.bus.table_entries(names::REPLICAS).await?;
+        let mut replicas = self.replicas.lock().expect("no holder of the list panics");
+        for entry in entries {
+            let Ok(beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { continue };
+            // What an earlier run said stays in the table for a while.
+            let age = Duration::from_nanos(now_ns().saturating_sub(entry.stored_at));
+            let key = (beat.stage.clone(), beat.replica.clone());
+            if age < FRESH {
+                replicas.insert(key, (beat, Instant::now().checked_sub(age).unwrap_or_else(Instant::now)));
+            }
+        }
+        let supervised = self.supervised.lock().expect("no holder of the list panics");
+        replicas.retain(|_, (beat, heard)| match &*supervised {
+            Some(supervised) => supervised.pids.contains(&beat.pid) && beat.state != "ended",
+            None => heard.elapsed() < REMEMBERED && !has_ended(beat),
+        });
+        Ok(())
+    }
+
+    /// Every endpoint with metrics, as Prometheus' `file_sd` and `http_sd` have it.
+    fn targets(&self, own: SocketAddr) -> Value {
+        let target = |address: &str, process: &str| json!({ "targets": [address], "labels": { "process": process } });
+        let replicas = self.replicas.lock().expect("no holder of the list panics");
+        let stages = replicas.values().map(|(beat, _)| target(&beat.health, &beat.stage));
+        let mut targets: Vec<Value> = stages.collect();
+        targets.push(target(&own.to_string(), self.program));
+        targets.into()
+    }
+
+    async fn answer(&self, asked: &HeaderMap) -> Response {
+        match self.registry().await {
+            Ok(registry) => exposition::answer(&registry, asked).into_response(),
+            // A scrape that fails shows as `up == 0`; half of the truth would not.
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        }
+    }
+
+    /// All of it as it is now.
+    async fn registry(&self) -> Result<Registry, BusError> {
+        let mut registry = Registry::with_labels([("pipeline".into(), self.pipeline.name.clone().into())].into_iter());
+        self.streams(&mut registry).await?;
+        self.durables(&mut registry).await?;
+        self.processes(&mut registry);
+        let removed = Counter::<u64>::default();
+        removed.inc_by(self.given_up.load(Ordering::Relaxed));
+        let help = "Captured items removed for want of space before they had all their outcomes";
+        registry.register("causeway_repair_copies_removed", help, removed);
+        exposition::register_process(&mut registry);
+        Ok(registry)
+    }
+
+    async fn streams(&self, registry: &mut Registry) -> Result<(), BusError> {
+        let messages = Family::<StreamLabels, Gauge>::default();
+        let size = Family::<StreamLabels, Gauge>::default();
+        let limit = Family::<StreamLabels, Gauge>::default();
+        let stored = Family::<StreamLabels, Counter>::default();
+        let stages = self.pipeline.stages.iter().map(|stage| {
+            let last = self.pipeline.is_final(&stage.name);
+            let sort = if stage.is_source() {
+                "capture"
+            } else if last {
+                "outcome"
+            } else {
+                "link"
+            };
+            (stage.name.as_str(), sort)
+        });
+        for (stage, sort) in stages.chain([(names::EMPTY, "outcome"), (names::DEAD, "outcome")]) {
+            let Some(state) = self.bus.stream_state(&names::stream(&self.pipeline.name, stage)).await? else {
+                continue;
+            };
+            let labels = StreamLabels { stage: stage.into(), sort };
+            messages.get_or_create(&labels).set(state.messages as i64);
+            size.get_or_create(&labels).set(state.bytes as i64);
+            if let Some(bytes) = state.max_bytes {
+                limit.get_or_create(&labels).set(bytes as i64);
+            }
+            stored.get_or_create(&labels).inc_by(state.last_sequence);
+        }
+        registry.register("causeway_stream_messages", "Messages in the stream", messages);
+        registry.register_with_unit("causeway_stream_size", "Bytes in the stream", Unit::Bytes, size);
+        registry.register_with_unit("causeway_stream_limit", "What the stream may hold", Unit::Bytes, limit);
+        registry.register("causeway_stream_stored_messages", "Messages that were ever stored in the stream", stored);
+        Ok(())
+    }
+
+    async fn durables(&self, registry: &mut Registry) -> Result<(), BusError> {
+        let family = Family::<DurableLabels, Gauge>::default;
+        let (pending, unacked, redelivered, floor, waiting) = (family(), family(), family(), family(), family());
+        for stage in &self.pipeline.stages {
+            for from in &stage.from {
+                let stream = names::stream(&self.pipeline.name, from);
+                let Some(state) = self.bus.durable_state(&stream, &stage.name).await? else { continue };
+                let labels = DurableLabels { stage: stage.name.clone(), from: from.clone() };
+                pending.get_or_create(&labels).set(state.pending as i64);
+                unacked.get_or_create(&labels).set(state.unacked as i64);
+                redelivered.get_or_create(&labels).set(state.redelivered as i64);
+                floor.get_or_create(&labels).set(state.ack_floor as i64);
+                waiting.get_or_create(&labels).set(state.waiting as i64);
+            }
+        }
+        registry.register("causeway_durable_pending_messages", "Messages not delivered to the stage yet", pending);
+        registry.register("causeway_durable_unacked_messages", "Messages delivered and not acked", unacked);
+        let again = "Messages not acked that were delivered more than once";
+        registry.register("causeway_durable_redelivered_messages", again, redelivered);
+        registry.register("causeway_durable_ack_floor", "Sequence up to which every message is acked", floor);
+        registry.register(
+            "causeway_durable_waiting_pulls",
+            "Pulls that wait: 0 while nobody is there to take",
+            waiting,
+        );
+        Ok(())
+    }
+
+    fn processes(&self, registry: &mut Registry) {
+        let replicas = Family::<ReplicaLabels, Gauge>::default();
+        let known = self.replicas.lock().expect("no holder of the list panics");
+        for stage in &self.pipeline.stages {
+            let alive = known
+                .values()
+                .filter(|(beat, heard)| beat.stage == stage.name && heard.elapsed() < FRESH && !has_ended(beat));
+            let labels = ReplicaLabels { stage: stage.name.clone(), source: stage.is_source().to_string() };
+            replicas.get_or_create(&labels).set(alive.count() as i64);
+        }
+        registry.register("causeway_replicas", "Replicas that said in the last 5 s that they live", replicas);
+        if let Some(supervised) = &*self.supervised.lock().expect("no holder of the list panics") {
+            let restarts = Family::<StageLabels, Counter>::default();
+            for stage in &self.pipeline.stages {
+                let count = supervised.restarts.get(&stage.name).copied().unwrap_or(0);
+                restarts.get_or_create(&StageLabels { stage: stage.name.clone() }).inc_by(count.into());
+            }
+            registry.register("causeway_restarts", "Times that the stage died and was started again", restarts);
+        }
+    }
+}
+
+/// Whether it says that it has ended.
+fn has_ended(beat: &Heartbeat) -> bool {
+    beat.state == "ended" || beat.state.starts_with("failed")
+}
+
+/// Replaced whole: Prometheus reads it whenever it likes.
+fn write_whole(file: &std::path::Path, targets: &Value) -> std::io::Result<()> {
+    let next = file.with_extension("next");
+    std::fs::write(&next, format!("{targets:#}\n"))?;
+    std::fs::rename(&next, file)
+}
