@@ -46,7 +46,7 @@ pub(crate) struct TraceContext {
 /// What a message notes of itself from its delivery to its ack.
 pub(crate) struct Trace {
     tracer: Arc<Inner>,
-    trace: TraceId,
+    id: TraceId,
     sampled: bool,
     /// The `publish` that sent it, if it says so.
     parent: Option<TraceContext>,
@@ -175,7 +175,7 @@ impl Tracer {
         let trace = parent.map_or_else(|| trace_of(id, 0), |parent| parent.trace);
         Some(Trace {
             tracer: Arc::clone(inner),
-            trace,
+            id: trace,
             sampled: parent.map_or_else(|| inner.sampling.takes(trace), |parent| parent.sampled),
             parent,
             receive: new_span(),
@@ -211,12 +211,12 @@ impl Trace {
 
     /// Where an output of it is published.
     pub(crate) fn output(&self) -> TraceContext {
-        TraceContext { trace: self.trace, span: new_span(), sampled: self.sampled }
+        TraceContext { trace: self.id, span: new_span(), sampled: self.sampled }
     }
 
     /// The id of its trace if that is sampled: for an exemplar.
     pub(crate) fn exemplar(&self) -> Option<String> {
-        self.sampled.then(|| self.trace.to_string())
+        self.sampled.then(|| self.id.to_string())
     }
 
     /// It is done: its spans are sent, if they are wanted.
@@ -230,7 +230,7 @@ impl Trace {
         if !self.sampled && wrong.is_none() {
             return;
         }
-        let spans = Spans::new(&self.tracer, self.trace);
+        let spans = Spans::new(&self.tracer, self.id);
         let work = self.work.lock().expect("no holder of the times panics").take();
         let mut made = vec![
             spans.receive(self, held),
