@@ -15,6 +15,7 @@ mod metrics;
 mod outcomes;
 mod runs;
 mod source_life;
+mod spans;
 mod stage_life;
 mod telemetry;
 mod trace;
