@@ -111,7 +111,9 @@ async fn read(printed: BufReader<tokio::process::ChildStdout>, spans: Arc<Mutex<
             span = Some(Span { service, resource: resource.clone(), ..Span::default() });
         } else if line.starts_with("SpanLink #") {
             in_links = true;
-            span.iter_mut().for_each(|span| span.links += 1);
+            if let Some(span) = &mut span {
+                span.links += 1;
+            }
         } else if let Some((key, value)) = line.trim().strip_prefix("-> ").and_then(|pair| pair.split_once(": ")) {
             let value = value.split_once('(').map_or(value, |(_, value)| value.trim_end_matches(')'));
             match &mut span {

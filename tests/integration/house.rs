@@ -12,6 +12,7 @@ const KNOWN_TO_ONE: &[(&str, &str)] = &[
     ("ort", "causeway-inference"),
     ("bincode", "causeway-schemas"),
     ("toml", "causeway-pipelines"),
+    ("opentelemetry", "causeway-stage"),
     ("image", "causeway-imaging"),
     ("libjpeg-turbo-rs", "causeway-imaging"),
     ("clap_complete", "causeway-operator"),

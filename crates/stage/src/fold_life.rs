@@ -170,7 +170,9 @@ impl<F: Fold> Writer<F> {
         let decided = self.state.run(move |fold| held.into_iter().map(|held| decide_one(fold, held)).collect()).await;
         self.env.status.processed(began.elapsed(), &all);
         let work = Arc::new(Work { began, count: all.len(), runs: Vec::new() });
-        all.iter().for_each(|held| held.worked(&work));
+        for held in &all {
+            held.worked(&work);
+        }
         decided
     }
 

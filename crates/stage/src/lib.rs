@@ -16,6 +16,7 @@ mod outcomes;
 mod reporter;
 mod runs;
 mod source_life;
+mod spans;
 mod stage_life;
 mod telemetry;
 mod trace;

@@ -268,7 +268,9 @@ impl<S: Stage> Worker<S> {
         self.env.status.processed(began.elapsed(), held);
         self.env.status.model_runs(&runs);
         let work = Arc::new(Work { began, count: held.len(), runs });
-        held.iter().for_each(|held| held.worked(&work));
+        for held in held {
+            held.worked(&work);
+        }
         let mut answers = answers.map_err(|panic| panic_text(panic.as_ref()))?.into_iter();
         Ok(captures.into_iter().map(|capture| Reply { capture, answer: answers.next() }).collect())
     }
