@@ -11,6 +11,7 @@ mod held;
 mod inputs;
 mod metrics;
 mod outcomes;
+mod probe;
 mod source_life;
 mod stage_life;
 mod telemetry;
