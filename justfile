@@ -46,6 +46,11 @@ fmt:
     cargo fmt --all
     if command -v taplo >/dev/null; then taplo fmt; fi
 
+# The container images, by docker or podman: one a stage, the command, nats-server. ./dev images --help has the choices.
+[no-exit-message]
+images *ARGS:
+    @python3 -B deploy/containers/images.py "$@"
+
 # Every binary of the workspace, for debugging.
 build:
     @cargo build --locked --workspace --bins

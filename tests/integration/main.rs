@@ -3,6 +3,7 @@
 mod alerts;
 mod bad_input;
 mod cameras;
+mod containers;
 mod demo;
 mod fold;
 mod house;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 /// Longest message, bytes: the advised ceiling of NATS.
-const MAX_PAYLOAD: usize = 8 << 20;
+pub const MAX_PAYLOAD: usize = 8 << 20;
 /// How long a server may take until it listens; a store of many gigabytes is read first.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often we look whether it listens.

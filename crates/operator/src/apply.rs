@@ -1,4 +1,5 @@
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use causeway_bus::{Applied, Bus};
@@ -10,6 +11,9 @@ use crate::metrics::Told;
 
 /// Where the server is when nobody says.
 const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
+/// How often it is tried whether a server answers.
+const WAIT_PAUSE: Duration = Duration::from_millis(200);
+
 /// The arguments of `apply`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ApplyArgs {
@@ -20,6 +24,9 @@ pub(crate) struct ApplyArgs {
     site: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
+    /// Wait this long for a server that does not answer yet
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -43,6 +50,7 @@ async fn connect(
     pipeline: &PipelineArgs,
     site: Option<&str>,
     place: &PlaceArgs,
+    wait: Duration,
 ) -> anyhow::Result<(causeway_pipelines::Pipeline, Bus)> {
     let pipeline = pipeline.load()?;
     if let Some(site) = site
@@ -52,12 +60,20 @@ async fn connect(
     }
     let running = place.home().address_if_running();
     let nats = place.nats.clone().or(running).unwrap_or_else(|| DEFAULT_NATS.into());
-    let bus = Bus::connect(&nats, &place.credentials(), &pipeline.name, "causeway").await?;
-    Ok((pipeline, bus))
+    let patience = Instant::now() + wait;
+    loop {
+        match Bus::connect(&nats, &place.credentials(), &pipeline.name, "causeway").await {
+            Ok(bus) => return Ok((pipeline, bus)),
+            Err(error) if Instant::now() >= patience => return Err(error.into()),
+            Err(error) => tracing::debug!(%error, "the server does not answer yet"),
+        }
+        tokio::time::sleep(WAIT_PAUSE).await;
+    }
 }
 
 pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<ExitCode> {
-    let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place).await?;
+    let (pipeline, bus) =
+        connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::from_secs(args.wait)).await?;
     let done = layout::apply(&bus, &pipeline).await?;
     if args.json {
         let done: serde_json::Map<_, _> = done.into_iter().map(|(name, what)| (name, word(what).into())).collect();
@@ -79,7 +95,7 @@ fn word(applied: Applied) -> &'static str {
 }
 
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
-    let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place).await?;
+    let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::ZERO).await?;
     layout::apply(&bus, &pipeline).await?;
     let stop = crate::up::stop_signal()?;
     let told = Told::new(&bus, &pipeline, "agent");

@@ -11,14 +11,14 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::home::Home;
 use crate::session::Session;
-use crate::{accuracy, apply, demo, dlq, inspect, people, status, tap, up_command};
+use crate::{accuracy, apply, demo, deploy, dlq, inspect, people, status, tap, up_command};
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
 ///
 /// Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 the arguments are
 /// wrong, 64 the pipeline file is wrong, 130 interrupted a second time.
 #[derive(Debug, Parser)]
-#[command(name = "causeway", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "causeway", bin_name = "causeway", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -55,6 +55,8 @@ enum Command {
     Tap(tap::TapArgs),
     /// Look at dead letters
     Dlq(dlq::DlqArgs),
+    /// Write the files that run a pipeline in containers
+    Deploy(deploy::DeployArgs),
     /// Run the face pipeline on the demo's photos and make a report
     Demo(demo::DemoArgs),
     /// Measure a face pipeline on a folder of named people
@@ -69,7 +71,7 @@ enum Command {
 /// Which pipeline, and what it is run with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PipelineArgs {
-    /// The pipeline file [default: pipelines/faces.toml]
+    /// The pipeline file [env: CAUSEWAY_PIPELINE] [default: pipelines/faces.toml]
     #[arg(id = "PIPELINE", value_name = "PIPELINE")]
     written: Option<PathBuf>,
     /// The same by name, as commands have it whose arguments are something else
@@ -85,13 +87,14 @@ const DEFAULT_PIPELINE: &str = "pipelines/faces.toml";
 
 impl PipelineArgs {
     /// The pipeline file.
-    pub(crate) fn file(&self) -> &Path {
-        self.written.as_deref().or(self.named.as_deref()).unwrap_or(Path::new(DEFAULT_PIPELINE))
+    pub(crate) fn file(&self) -> PathBuf {
+        let said = self.written.clone().or_else(|| self.named.clone());
+        said.or_else(|| std::env::var_os("CAUSEWAY_PIPELINE").map(PathBuf::from)).unwrap_or(DEFAULT_PIPELINE.into())
     }
 
     /// Reads and checks it.
     pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
-        load(self.file(), &self.set)
+        load(&self.file(), &self.set)
     }
 }
 
@@ -99,7 +102,7 @@ impl PipelineArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PipelineFlags {
     /// The pipeline file
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_PIPELINE)]
+    #[arg(long, env = "CAUSEWAY_PIPELINE", value_name = "FILE", default_value = DEFAULT_PIPELINE)]
     pub(crate) pipeline: PathBuf,
     /// Set a key of a stage's table over what the file says
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
@@ -248,6 +251,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::status(args).await,
         Command::Tap(args) => tap::tap(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,
+        Command::Deploy(args) => deploy::deploy(args),
         Command::Demo(args) => demo::demo(args).await,
         Command::Accuracy(args) => accuracy::accuracy(args).await,
         Command::Completions { shell } => {

@@ -45,8 +45,8 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let mut set = args.pipeline.set.clone();
-    set.push(up::input_override(args.pipeline.file(), &input)?);
-    let pipeline = load(args.pipeline.file(), &set)?;
+    set.push(up::input_override(&args.pipeline.file(), &input)?);
+    let pipeline = load(&args.pipeline.file(), &set)?;
     let place = &args.place;
     let nats = place.nats.as_deref();
     let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;

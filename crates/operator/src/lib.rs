@@ -6,6 +6,7 @@ mod apply;
 mod cli;
 mod content;
 mod demo;
+mod deploy;
 mod dlq;
 mod home;
 mod input;

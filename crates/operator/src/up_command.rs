@@ -34,9 +34,9 @@ pub(crate) struct UpArgs {
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let mut set = args.pipeline.set.clone();
     if let Some(input) = &args.input {
-        set.push(up::input_override(args.pipeline.file(), input)?);
+        set.push(up::input_override(&args.pipeline.file(), input)?);
     }
-    let pipeline = load(args.pipeline.file(), &set)?;
+    let pipeline = load(&args.pipeline.file(), &set)?;
     let place = &args.place;
     let nats = place.nats.as_deref();
     let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;

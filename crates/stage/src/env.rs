@@ -7,13 +7,14 @@ use anyhow::{Context as _, bail};
 use causeway_bus::{Bus, Outgoing, PublishError, Stored, names};
 use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_schemas::{DeadLetter, Meta};
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Identity;
 use crate::held::Held;
 use crate::metrics::{Count, Status};
 use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
+use crate::probe::{self, HealthArgs};
 use crate::telemetry::start_log;
 use crate::trace::{Published, TraceContext, Tracer, Wrong};
 use crate::{Args, Context, health};
@@ -61,7 +62,10 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Parses the arguments, reads the pipeline, connects, and runs `life` until it ends.
 pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>) -> ExitCode {
-    let args = Args::parse();
+    let args = match parse(uses) {
+        Asked::Run(args) => *args,
+        Asked::Health(args) => return probe::main(&args),
+    };
     let pipeline = match Pipeline::load_with(&args.pipeline, &args.overrides) {
         Ok(pipeline) => pipeline,
         Err(error) => {
@@ -81,6 +85,25 @@ pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Resul
             if error.is::<Unfit>() || error.is::<Broken>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What a stage's program is asked to do.
+enum Asked {
+    Run(Box<Args>),
+    Health(HealthArgs),
+}
+
+/// Ends the process where the arguments are wrong, or help is all that is wanted.
+fn parse(uses: &str) -> Asked {
+    let program = format!("causeway-{uses}");
+    let command = Args::command().display_name(program.clone()).bin_name(program).subcommand_negates_reqs(true);
+    let mut command = command.subcommand(HealthArgs::command());
+    let matches = command.get_matches_mut();
+    let asked = match matches.subcommand() {
+        Some((_, matches)) => HealthArgs::from_arg_matches(matches).map(Asked::Health),
+        None => Args::from_arg_matches(&matches).map(|args| Asked::Run(Box::new(args))),
+    };
+    asked.unwrap_or_else(|error| error.format(&mut command).exit())
 }
 
 async fn run(

@@ -15,6 +15,7 @@ mod metrics;
 mod outcomes;
 mod reporter;
 mod runs;
+mod probe;
 mod source_life;
 mod spans;
 mod stage_life;

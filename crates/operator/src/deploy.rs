@@ -1,0 +1,218 @@
+//! `causeway deploy`: the files that run a pipeline where something else than `up` supervises.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use causeway_pipelines::{CaptureOptions, Pipeline};
+use clap::Subcommand;
+
+use crate::cli::PipelineArgs;
+use crate::session::absolute;
+
+mod compose;
+
+use compose::{Compose, Input};
+
+/// The arguments of `deploy`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeployArgs {
+    #[command(subcommand)]
+    to: To,
+}
+
+#[derive(Debug, Subcommand)]
+enum To {
+    /// Write a compose file: every stage a container, for Docker or Podman on one machine
+    Compose(ComposeArgs),
+}
+
+const COMPOSE_EXAMPLES: &str = "\
+Examples:
+  ./dev images                                  builds the images, once
+  causeway deploy compose pipelines/faces.toml --out faces --input ~/Pictures
+  docker compose -f faces/compose.yaml up -d    (or podman-compose)
+  docker compose -f faces/compose.yaml run --rm agent status
+
+Writes compose.yaml, nats-server.conf and a copy of the pipeline file into DIR, and over them when it is
+run again; a file there that it did not write, it leaves alone and says so. The broker and the probes are
+reached on the containers' own network alone, unless --publish opens the broker to this machine.";
+
+/// The arguments of `deploy compose`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = COMPOSE_EXAMPLES)]
+struct ComposeArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// The folder to write into; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The folder or glob that its capture stage reads; mounted read-only
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// What names of images begin with: PREFIX/extract:TAG
+    #[arg(long, value_name = "PREFIX", default_value = "localhost/causeway")]
+    images: String,
+    /// The images' tag
+    #[arg(long, value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
+    tag: String,
+    /// Another image of nats-server, 2.12 or newer [default: PREFIX/nats-server:TAG]
+    #[arg(long, value_name = "IMAGE")]
+    nats_image: Option<String>,
+    /// Mount this folder of models over those in the images
+    #[arg(long, value_name = "DIR")]
+    models: Option<PathBuf>,
+    /// Run N containers of a stage; they share its work (of a fold, one works and the others stand by)
+    #[arg(long = "replicas", value_name = "STAGE=N")]
+    replicas: Vec<Replicas>,
+    /// Open the broker to programs on this machine, on 127.0.0.1:PORT
+    #[arg(long, value_name = "PORT")]
+    publish: Option<u16>,
+}
+
+/// How many containers of a stage.
+#[derive(Debug, Clone)]
+struct Replicas {
+    stage: String,
+    count: u16,
+}
+
+impl FromStr for Replicas {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not STAGE=N with N of 1 or more");
+        let (stage, count) = text.split_once('=').ok_or_else(wrong)?;
+        let count = count.parse().ok().filter(|&count| count > 0).ok_or_else(wrong)?;
+        Ok(Self { stage: stage.into(), count })
+    }
+}
+
+pub(crate) fn deploy(args: DeployArgs) -> anyhow::Result<ExitCode> {
+    match args.to {
+        To::Compose(args) => compose(&args),
+    }
+}
+
+fn compose(args: &ComposeArgs) -> anyhow::Result<ExitCode> {
+    let mut pipeline = args.pipeline.load()?;
+    let text =
+        std::fs::read_to_string(&pipeline.file).with_context(|| format!("cannot read {}", pipeline.file.display()))?;
+    let inputs = inputs(&pipeline, args.input.as_deref())?;
+    let compose = Compose {
+        set: &args.pipeline.set,
+        inputs: &inputs,
+        images: args.images.trim_end_matches('/'),
+        tag: &args.tag,
+        nats_image: args.nats_image.as_deref(),
+        models: args.models.as_deref().map(absolute).transpose()?,
+        replicas: replicas(&pipeline, &args.replicas)?,
+        publish: args.publish,
+    };
+    // What is written is the same wherever the command was run.
+    pipeline.file = pipeline.file.file_name().map(PathBuf::from).unwrap_or_default();
+    write(&args.out, &compose.files(&pipeline, &text)?)?;
+    let file = args.out.join("compose.yaml");
+    eprintln!("written to {}; next:", args.out.display());
+    eprintln!(
+        "  docker compose -f {} up -d      (or podman-compose; the images are built by ./dev images)",
+        file.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What each source reads: `--input`, where the pipeline has one source, else what its table says.
+fn inputs(pipeline: &Pipeline, given: Option<&Path>) -> anyhow::Result<Vec<(String, Input)>> {
+    let sources: Vec<_> = pipeline.stages.iter().filter(|stage| stage.uses == "capture").collect();
+    if given.is_some() && sources.len() != 1 {
+        bail!(
+            "cannot tell which source --input is for: {} has {} of them; use --set STAGE.input=DIR",
+            pipeline.file.display(),
+            sources.len()
+        );
+    }
+    let base = pipeline.file.parent().unwrap_or(Path::new(""));
+    let mut inputs = Vec::new();
+    for source in sources {
+        let written = source.options::<CaptureOptions>().map_err(anyhow::Error::msg)?.input;
+        let input = match (given, written) {
+            (Some(given), _) => given.to_owned(),
+            (None, Some(written)) => base.join(written),
+            (None, None) => bail!(
+                "cannot deploy [stage.{}] without an input: set `input` in its table or pass --input DIR",
+                source.name
+            ),
+        };
+        inputs.push((source.name.clone(), Input::of(&absolute(&input)?)?));
+    }
+    Ok(inputs)
+}
+
+fn replicas(pipeline: &Pipeline, given: &[Replicas]) -> anyhow::Result<Vec<(String, u16)>> {
+    for Replicas { stage, .. } in given {
+        let Some(spec) = pipeline.stage(stage) else {
+            let names: Vec<_> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
+            bail!("cannot run replicas of `{stage}`: the pipeline has {}", names.join(", "));
+        };
+        if spec.is_source() {
+            bail!(
+                "cannot run replicas of [stage.{stage}]: it is a source, and each replica would read all of its input"
+            );
+        }
+    }
+    Ok(given.iter().map(|replicas| (replicas.stage.clone(), replicas.count)).collect())
+}
+
+/// Writes files into `dir`, all or none: what is there and was not written by this command stays.
+fn write(dir: &Path, files: &[(String, String)]) -> anyhow::Result<()> {
+    for (name, _) in files {
+        let path = dir.join(name);
+        match std::fs::read(&path) {
+            Ok(there) if there.starts_with(compose::MARK.as_bytes()) => {}
+            Ok(_) => bail!(
+                "cannot write {}: it is there, and not written by `causeway deploy`; move it away, or choose another --out",
+                path.display()
+            ),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
+        }
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    for (name, text) in files {
+        let path = dir.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_wrote_is_written_over_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("new");
+        let ours = |text: &str| format!("{} {text}\n", compose::MARK);
+        write(&out, &[("compose.yaml".into(), ours("one"))]).unwrap();
+        write(&out, &[("compose.yaml".into(), ours("two"))]).unwrap();
+        assert_eq!(std::fs::read_to_string(out.join("compose.yaml")).unwrap(), ours("two"));
+
+        std::fs::write(out.join("nats-server.conf"), "mine").unwrap();
+        let files = [("compose.yaml".into(), ours("three")), ("nats-server.conf".into(), ours("three"))];
+        let error = write(&out, &files).unwrap_err().to_string();
+        assert!(error.contains("nats-server.conf: it is there"), "{error}");
+        assert_eq!(std::fs::read_to_string(out.join("nats-server.conf")).unwrap(), "mine");
+        assert_eq!(std::fs::read_to_string(out.join("compose.yaml")).unwrap(), ours("two"), "all or none");
+    }
+
+    #[test]
+    fn replicas_are_read() {
+        let replicas: Replicas = "extract=3".parse().unwrap();
+        assert_eq!((replicas.stage.as_str(), replicas.count), ("extract", 3));
+        for wrong in ["extract", "extract=", "extract=0", "extract=-1", "extract=x"] {
+            assert!(wrong.parse::<Replicas>().unwrap_err().contains(wrong));
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The text of a compose file and of what lies beside it.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use causeway_pipelines::{Pipeline, StageSpec};
+
+/// How each file begins that this command wrote and may write over.
+pub(super) const MARK: &str = "# Written by `causeway deploy compose`";
+
+/// The services beside the stages.
+const OURS: [&str; 3] = ["nats", "apply", "agent"];
+/// Whom the programs run as: the user of the images. It needs no entry anywhere.
+const USER: &str = "65532:65532";
+/// Where probes and metrics answer within a stage's container.
+const HEALTH_PORT: u16 = 9464;
+/// More than the 10 s that a stage takes to drain before it leaves what it holds to others.
+const STOP_S: u32 = 20;
+/// How long `apply` waits for the broker, which first reads its store.
+const WAIT_S: u32 = 120;
+/// Where the pipeline file is in the containers.
+const PIPELINE_DIR: &str = "/etc/causeway";
+
+/// How a pipeline is deployed.
+pub(super) struct Compose<'a> {
+    /// `--set`s, for everyone who reads the pipeline file.
+    pub(super) set: &'a [String],
+    /// What each source reads.
+    pub(super) inputs: &'a [(String, Input)],
+    /// What names of images begin with.
+    pub(super) images: &'a str,
+    pub(super) tag: &'a str,
+    pub(super) nats_image: Option<&'a str>,
+    /// A folder on the machine, in place of the images' models.
+    pub(super) models: Option<PathBuf>,
+    /// Stages of which more than one container runs.
+    pub(super) replicas: Vec<(String, u16)>,
+    /// The broker's port on the machine's loopback.
+    pub(super) publish: Option<u16>,
+}
+
+/// What a source reads: something on the machine, and what that is called in its container.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Input {
+    from: String,
+    to: String,
+    /// `input` in the container.
+    within: String,
+}
+
+impl Input {
+    /// A folder, a file or a glob, by its absolute path. A glob's folder is mounted as far as no wildcard is in it.
+    pub(super) fn of(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.to_str().with_context(|| format!("cannot use {}: its path is not UTF-8", path.display()))?;
+        if path.is_file() {
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let to = format!("/input/{name}");
+            return Ok(Self { from: shown.into(), within: to.clone(), to });
+        }
+        let is_wild = |part: &OsStr| !path.is_dir() && part.to_string_lossy().contains(['*', '?', '[', '{']);
+        let parts: Vec<&OsStr> = path.iter().collect();
+        let fixed = parts.iter().position(|part| is_wild(part)).unwrap_or(parts.len());
+        let from: PathBuf = parts[..fixed].iter().collect();
+        let within: PathBuf = Path::new("/input").join(parts[fixed..].iter().collect::<PathBuf>());
+        let text = |path: PathBuf| path.to_str().unwrap_or_default().trim_end_matches('/').to_owned();
+        Ok(Self { from: text(from), to: "/input".into(), within: text(within) })
+    }
+}
+
+impl Compose<'_> {
+    /// Each file's name and text; the same for the same pipeline and arguments.
+    pub(super) fn files(&self, pipeline: &Pipeline, text: &str) -> anyhow::Result<Vec<(String, String)>> {
+        if let Some(stage) = pipeline.stages.iter().find(|stage| OURS.contains(&stage.name.as_str())) {
+            bail!(
+                "cannot deploy [stage.{0}]: `{0}` is a service that every deployment has; call the stage another name",
+                stage.name
+            );
+        }
+        let [site] = &pipeline.sites[..] else {
+            bail!(
+                "cannot write one compose file for {} sites ({}): it is for one machine so far",
+                pipeline.sites.len(),
+                pipeline.sites.join(", ")
+            );
+        };
+        let file = format!("{}.toml", pipeline.name);
+        let written = pipeline.file.display();
+        Ok(vec![
+            ("compose.yaml".into(), self.compose(pipeline, site, &file)),
+            ("nats-server.conf".into(), nats_conf(site)),
+            (file, format!("{MARK} from {written}: change that, and write anew.\n{text}")),
+        ])
+    }
+
+    fn compose(&self, pipeline: &Pipeline, site: &str, file: &str) -> String {
+        let mut text = header(&pipeline.name, &pipeline.file);
+        let yaml = &mut text;
+        line(yaml, 0, format_args!("name: {}", quote(&pipeline.name.to_lowercase())));
+        yaml.push_str(&alike(file));
+        line(yaml, 0, "services:");
+        self.broker(yaml, site);
+        self.apply(yaml, file);
+        self.agent(yaml, file);
+        for stage in &pipeline.stages {
+            self.stage(yaml, stage, file);
+        }
+        yaml.push_str(
+            "\nvolumes:\n  # What the broker stores: messages on their way, results, who is enrolled.\n  store:\n",
+        );
+        text
+    }
+
+    fn broker(&self, yaml: &mut String, site: &str) {
+        comment(yaml, &format!("The broker of the site {site}."));
+        line(yaml, 1, "nats:");
+        line(yaml, 2, "<<: *hardened");
+        self.image(yaml, self.nats_image.unwrap_or(&self.ours("nats-server")));
+        if self.nats_image.is_some() {
+            line(yaml, 2, "# Whom that image runs as: its store belongs to it.");
+            line(yaml, 2, "user: \"\"");
+        }
+        line(yaml, 2, "command: [\"--config\", \"/etc/nats/nats-server.conf\"]");
+        line(yaml, 2, "restart: unless-stopped");
+        line(yaml, 2, "volumes:");
+        mount(yaml, "./nats-server.conf", "/etc/nats/nats-server.conf");
+        line(yaml, 3, "- \"store:/data\"");
+        if let Some(port) = self.publish {
+            line(yaml, 2, format_args!("ports: [\"127.0.0.1:{port}:4222\"]"));
+        }
+    }
+
+    fn apply(&self, yaml: &mut String, file: &str) {
+        comment(yaml, "Makes the streams, durables and tables of the pipeline, then ends.");
+        line(yaml, 1, "apply:");
+        line(yaml, 2, "<<: *hardened");
+        self.image(yaml, &self.ours("causeway"));
+        self.operator(yaml, "apply", &["--wait", &WAIT_S.to_string()], file);
+        line(yaml, 2, "depends_on: { nats: { condition: service_started } }");
+        line(yaml, 2, "volumes:");
+        mount_pipeline(yaml, file);
+    }
+
+    fn agent(&self, yaml: &mut String, file: &str) {
+        comment(
+            yaml,
+            "Keeps the site: purges what has all its outcomes. Other commands of `causeway` are run in its place.",
+        );
+        line(yaml, 1, "agent:");
+        line(yaml, 2, "<<: [*hardened, *lasting]");
+        self.image(yaml, &self.ours("causeway"));
+        self.operator(yaml, "agent", &[], file);
+        line(yaml, 2, "volumes:");
+        mount_pipeline(yaml, file);
+        self.mount_models(yaml);
+    }
+
+    fn stage(&self, yaml: &mut String, stage: &StageSpec, file: &str) {
+        let input = self.inputs.iter().find(|(name, _)| *name == stage.name).map(|(_, input)| input);
+        let replicas = self.replicas.iter().rev().find(|(name, _)| *name == stage.name).map(|(_, count)| *count);
+        yaml.push('\n');
+        line(yaml, 1, format_args!("{}:", stage.name));
+        line(yaml, 2, "<<: [*hardened, *lasting, *stage]");
+        self.image(yaml, &self.ours(&stage.uses));
+        line(yaml, 2, format_args!("environment: {{ <<: *environment, CAUSEWAY_STAGE: {} }}", quote(&stage.name)));
+        let mut set = self.set.to_vec();
+        set.extend(input.map(|input| format!("{}.input={}", stage.name, input.within)));
+        if !set.is_empty() {
+            line(yaml, 2, format_args!("command: [{}]", arguments(&set)));
+        }
+        if input.is_some() {
+            // Pictures may be readable by their owner alone.
+            line(yaml, 2, format_args!("user: \"${{CAUSEWAY_USER:-{USER}}}\""));
+        }
+        if stage.is_source() {
+            // One that has read all there is ends well, and is not to read it again.
+            line(yaml, 2, "restart: on-failure");
+        }
+        if let Some(replicas) = replicas {
+            line(yaml, 2, format_args!("deploy: {{ replicas: {replicas} }}"));
+        }
+        line(yaml, 2, "volumes:");
+        mount_pipeline(yaml, file);
+        if let Some(input) = input {
+            mount(yaml, &input.from, &input.to);
+        }
+        if stage.model().is_some() {
+            self.mount_models(yaml);
+        }
+    }
+
+    fn ours(&self, name: &str) -> String {
+        format!("{}/{name}:{}", self.images, self.tag)
+    }
+
+    fn image(&self, yaml: &mut String, image: &str) {
+        line(yaml, 2, format_args!("image: {}", quote(image)));
+        // No registry has it: a missing one is to be told, not looked for.
+        if image.starts_with("localhost/") {
+            line(yaml, 2, "pull_policy: never");
+        }
+    }
+
+    fn operator(&self, yaml: &mut String, command: &str, more: &[&str], file: &str) {
+        let file = quote(&format!("{PIPELINE_DIR}/{file}"));
+        let mut words = vec![quote(command), file];
+        words.extend(more.iter().map(|word| quote(word)));
+        if !self.set.is_empty() {
+            words.push(arguments(self.set));
+        }
+        line(yaml, 2, format_args!("command: [{}]", words.join(", ")));
+        line(yaml, 2, "environment: *environment");
+    }
+
+    fn mount_models(&self, yaml: &mut String) {
+        if let Some(models) = &self.models {
+            mount(yaml, &models.to_string_lossy(), "/models");
+        }
+    }
+}
+
+fn header(name: &str, file: &Path) -> String {
+    format!(
+        "{MARK} from {file}; the next one writes it anew. What is
+# different with you (limits, networks, more mounts) belongs into compose.override.yaml beside it, which compose adds to this.
+#
+#   docker compose up -d                              start it; podman-compose does the same
+#   docker compose logs -f classify                   what a stage says
+#   docker compose run --rm agent status              what runs, what waits, what is stored
+#   docker compose run --rm agent tap classify        what is decided, as it is decided
+#   docker compose run --rm -v \"$PWD/people:/people:ro\" agent enrol 'Ada Lovelace=/people/ada'
+#   docker compose down                               stop it; the volume {name}_store keeps what is stored
+#
+# Pictures that only you can read: CAUSEWAY_USER=$(id -u):$(id -g) docker compose up -d
+# Each container restarts when it dies, and is given {STOP_S} s to drain when it is stopped.
+
+",
+        name = name.to_lowercase(),
+        file = file.display(),
+    )
+}
+
+/// What services have alike.
+fn alike(file: &str) -> String {
+    let file = quote(&format!("{PIPELINE_DIR}/{file}"));
+    format!(
+        "
+# Every container: nothing can be written but /tmp, and no right is held or gained.
+x-hardened: &hardened
+  user: {user}
+  read_only: true
+  tmpfs: [/tmp]
+  cap_drop: [ALL]
+  security_opt: [\"no-new-privileges:true\"]
+  stop_grace_period: {STOP_S}s
+
+# Those that stay, once the streams are made.
+x-lasting: &lasting
+  restart: unless-stopped
+  depends_on:
+    nats: {{ condition: service_started }}
+    apply: {{ condition: service_completed_successfully }}
+
+# Stages: each is asked by its own program whether it is ready. Its metrics are on port {HEALTH_PORT}, within this network.
+x-stage: &stage
+  healthcheck: {{ test: [CMD, /usr/bin/stage, health], interval: 10s, timeout: 3s, start_period: 60s, retries: 3 }}
+
+x-environment: &environment
+  CAUSEWAY_PIPELINE: {file}
+  CAUSEWAY_NATS: \"nats://nats:4222\"
+  CAUSEWAY_HEALTH: \"0.0.0.0:{HEALTH_PORT}\"
+
+",
+        user = quote(USER),
+    )
+}
+
+fn nats_conf(site: &str) -> String {
+    format!(
+        "{MARK}; the next one writes it anew.
+# Every address of its container, which is on the network of this deployment alone.
+listen: \"0.0.0.0:4222\"
+server_name: {site:?}
+# The advised ceiling of NATS, bytes: a picture of a few megabytes is one message.
+max_payload: {}
+jetstream {{ store_dir: \"/data\" }}
+",
+        causeway_bus::server::MAX_PAYLOAD
+    )
+}
+
+fn comment(yaml: &mut String, text: &str) {
+    let _ = writeln!(yaml, "\n  # {text}");
+}
+
+fn line(yaml: &mut String, depth: usize, text: impl std::fmt::Display) {
+    let _ = writeln!(yaml, "{:1$}{text}", "", depth * 2);
+}
+
+fn mount_pipeline(yaml: &mut String, file: &str) {
+    mount(yaml, &format!("./{file}"), &format!("{PIPELINE_DIR}/{file}"));
+}
+
+/// Read-only; what is not there is an error, not an empty folder.
+fn mount(yaml: &mut String, from: &str, to: &str) {
+    let (from, to) = (quote(from), quote(to));
+    line(
+        yaml,
+        3,
+        format_args!(
+            "- {{ type: bind, source: {from}, target: {to}, read_only: true, bind: {{ create_host_path: false }} }}"
+        ),
+    );
+}
+
+fn arguments(set: &[String]) -> String {
+    let words = set.iter().flat_map(|set| [quote("--set"), quote(set)]);
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// A text of YAML in double quotes, which are JSON's; compose would put a variable in place of `$`.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text.replace('$', "$$")).to_string()
+}
+
+#[cfg(test)]
+mod tests;
