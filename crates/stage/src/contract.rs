@@ -74,6 +74,11 @@ pub trait Source: Sized + Send + 'static {
 
     /// The next item; `None` when the source has ended.
     fn next(&mut self) -> Option<Captured<Self::Output>>;
+
+    /// What it will read, for a person: `8 pictures in photos`. `causeway validate --connect` asks right after `new`.
+    fn about(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One item of a source.

@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::held::Held;
 use crate::metrics::{Count, Status};
+use crate::once::{self, Work};
 use crate::outcomes::{dead, meta_of_unreadable, now_ns};
 use crate::telemetry::Telemetry;
 use crate::{Args, Context, health};
@@ -52,7 +52,12 @@ const TABLE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Parses the arguments, reads the pipeline, connects, and runs `life` until it ends.
-pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>) -> ExitCode {
+/// With `--once` or `--open`, `once` instead.
+pub(crate) fn main(
+    uses: &str,
+    life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>,
+    once: impl FnOnce(&Work<'_>) -> anyhow::Result<()>,
+) -> ExitCode {
     let args = Args::parse();
     let pipeline = match Pipeline::load_with(&args.pipeline, &args.overrides) {
         Ok(pipeline) => pipeline,
@@ -61,6 +66,9 @@ pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Resul
             return ExitCode::from(EXIT_PIPELINE);
         }
     };
+    if args.once || args.open {
+        return once::main(uses, &args, &pipeline, once);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ASYNC_THREADS).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(uses, args, pipeline, life)),
@@ -83,20 +91,14 @@ async fn run(
 ) -> anyhow::Result<()> {
     let name = args.stage.clone().unwrap_or_else(|| uses.into());
     let _telemetry = Telemetry::start(&format!("causeway-{name}"), args.log_format, "info");
-    let Some(spec) = pipeline.stage(&name).cloned() else {
-        bail!("cannot find [stage.{name}] in {}", args.pipeline.display());
-    };
-    if spec.uses != uses {
-        bail!("cannot run [stage.{name}]: it uses `{}`, this program is `{uses}`", spec.uses);
-    }
+    let spec = spec_of(&args, &pipeline, uses)?;
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     let status = Arc::new(Status::new(&pipeline.name, &name));
     let health = health::serve(args.health, Arc::clone(&status)).await?.to_string();
     let bus =
         Bus::connect(&args.nats, &args.credentials(), &pipeline.name, &format!("{}/{name}", pipeline.name)).await?;
-    let dir = args.pipeline.parent().unwrap_or(Path::new("."));
-    let ctx = Context::new(&spec, dir, &args.models, args.threads);
+    let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads);
     let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, stop });
     let beats = tokio::spawn(heartbeats(Arc::clone(&env), health.clone()));
     tracing::info!(stage = name, health, "stage starts");
@@ -106,6 +108,18 @@ async fn run(
     env.bus.flush().await;
     tracing::info!(stage = name, handled = env.status.get(Count::Handled), "stage ends");
     result
+}
+
+/// The stage that the arguments name.
+pub(crate) fn spec_of(args: &Args, pipeline: &Pipeline, uses: &str) -> anyhow::Result<StageSpec> {
+    let name = args.stage.as_deref().unwrap_or(uses);
+    let Some(spec) = pipeline.stage(name).cloned() else {
+        bail!("cannot find [stage.{name}] in {}", args.pipeline.display());
+    };
+    if spec.uses != uses {
+        bail!("cannot run [stage.{name}]: it uses `{}`, this program is `{uses}`", spec.uses);
+    }
+    Ok(spec)
 }
 
 /// The pipeline and the link of a subject.

@@ -10,6 +10,7 @@ mod health;
 mod held;
 mod inputs;
 mod metrics;
+mod once;
 mod outcomes;
 mod source_life;
 mod stage_life;
@@ -22,6 +23,7 @@ pub use contract::{Answer, Captured, Failure, Fold, Source, Stage, Table, Unread
 pub use env::{EXIT_HUNG, EXIT_PIPELINE, EXIT_UNFIT};
 pub use fold_life::fold_main;
 pub use metrics::Heartbeat;
+pub use once::{OnceAnswer, OnceInput, OnceMessage};
 pub use outcomes::{now_ns, outcome_of, outcome_streams, read_ledger};
 pub use source_life::source_main;
 pub use stage_life::stage_main;

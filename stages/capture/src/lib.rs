@@ -145,6 +145,13 @@ impl Source for Folder {
         self.sequence += 1;
         Some(captured)
     }
+
+    fn about(&self) -> Option<String> {
+        match self.remaining() {
+            1 => Some("1 picture".into()),
+            many => Some(format!("{many} pictures")),
+        }
+    }
 }
 
 /// The file, and whether that is all of it: one byte more than `max` is read, and never more.
