@@ -36,7 +36,7 @@ test-long *ARGS: build
 # What CI looks at before the tests: format, lints, documentation, spelling.
 check:
     cargo fmt --all --check
-    if command -v taplo >/dev/null; then taplo fmt --check; fi
+    if command -v taplo >/dev/null; then taplo fmt --check && taplo lint pipelines/*.toml pipelines/tests/*.toml; fi
     typos
     cargo clippy --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace --document-private-items
@@ -50,6 +50,11 @@ fmt:
 [no-exit-message]
 images *ARGS:
     @python3 -B deploy/containers/images.py "$@"
+
+# The JSON Schemas of pipeline files, which editors read, out of the types.
+schema: build
+    target/debug/causeway schema > schemas/pipeline.schema.json
+    target/debug/causeway schema --tests > schemas/pipeline-tests.schema.json
 
 # Every binary of the workspace, for debugging.
 build:

@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -13,6 +13,8 @@ use crate::fault::{Draft, Findings, MAX_FILE_BYTES, PipelineError, SEPARATOR, di
 use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenStage};
 use crate::pipeline::{DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults};
 use crate::registry::{STAGE_KEYS, USES, Use};
+use crate::test_spec::TestSpec;
+use crate::tests_form::WrittenTests;
 use crate::topology::in_graph_order;
 use crate::written::{self, Override, in_file_order, merge, read, span_of};
 use crate::{Batch, Keep, Pipeline, StageSpec};
@@ -21,55 +23,132 @@ use crate::{Batch, Keep, Pipeline, StageSpec};
 const MAX_STAGES: usize = 256;
 
 /// Longest name of a pipeline, stage or site: a subject stays short, a stream's name fits the file system.
-const MAX_NAME_LEN: usize = 48;
+pub(crate) const MAX_NAME_LEN: usize = 48;
 
 /// What the runtime publishes and stores beside the stages' links: neither a stage nor a link may be called so.
 pub(crate) const RESERVED: [&str; 5] = ["dead", "empty", "log", "outcomes", "advisories"];
 
 /// The stream of a fold's changes is called like its stage with this behind it.
-const CHANGELOG_SUFFIX: &str = "_log";
+pub(crate) const CHANGELOG_SUFFIX: &str = "_log";
 
 /// Instances of a stage in one process: each has a thread and a model session of its own.
-const WORKERS: RangeInclusive<usize> = 1..=64;
+pub(crate) const WORKERS: RangeInclusive<usize> = 1..=64;
 
 /// Messages that `process` is given at once.
-const BATCH_MAX: RangeInclusive<usize> = 1..=1024;
+pub(crate) const BATCH_MAX: RangeInclusive<usize> = 1..=1024;
 
 /// How long a batch may wait to be filled, ms; longer is a delay that looks like a stall.
-const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
+pub(crate) const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
 
 /// Bytes of a link: room for one message of the longest kind, and a disk.
-const LINK_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
+pub(crate) const LINK_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
 
 /// How long one message may take, ms.
-const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
+pub(crate) const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
 
 /// Bytes that `keep` may hold.
-const KEEP_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
+pub(crate) const KEEP_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
 
 /// Longest time that `keep` may hold: 100 years, which fits the broker's nanoseconds.
 const KEEP_AGE_MAX: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Reads, merges, checks.
+/// Reads, merges, checks. Tests are passed over: nothing that runs a pipeline minds them.
 pub(crate) fn load(path: &Path, overrides: &[Override]) -> Result<Pipeline, PipelineError> {
-    let bytes = read_file(path)?;
-    let broken = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
-    let file = String::from_utf8_lossy(&bytes);
-    let overrides_at = file.len() + SEPARATOR.len();
-    let text = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
-    let mut findings = Findings::new(path, &text, overrides_at);
-    if let Some(at) = broken {
-        findings.push(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), Draft::new("this is not UTF-8 text"));
-        return Err(findings.into_error());
-    }
-    let (mut root, errors) = DeTable::parse_recoverable(&text[..file.len()]);
-    for error in errors {
-        let why = error.message().trim_end_matches(", expected nothing");
-        findings.unreadable(error.span().unwrap_or(0..0), format!("cannot read this as TOML: {why}"));
-    }
-    merge(root.get_mut(), overrides, overrides_at, &mut findings);
+    let text = Text::read(path, overrides)?;
+    let mut findings = text.findings();
+    let root = text.parse(&mut findings);
+    let root = root.map(|root| text.merged(root, overrides, &mut findings));
+    let pipeline = root.map(|root| Check { findings: &mut findings }.pipeline(path, &root));
+    pipeline.filter(|_| findings.is_empty()).ok_or_else(|| findings.into_error())
+}
+
+/// The same with the tests of the file and of `tests/NAME` beside it. One error a file that is wrong.
+pub(crate) fn load_with_tests(
+    path: &Path,
+    overrides: &[Override],
+) -> Result<(Pipeline, Vec<TestSpec>), Vec<PipelineError>> {
+    let text = Text::read(path, overrides).map_err(|error| vec![error])?;
+    let mut findings = text.findings();
+    let Some(root) = text.parse(&mut findings) else { return Err(vec![findings.into_error()]) };
+    let root = text.merged(root, overrides, &mut findings);
     let pipeline = Check { findings: &mut findings }.pipeline(path, &root);
-    if findings.is_empty() { Ok(pipeline) } else { Err(findings.into_error()) }
+    let mut tests = Check { findings: &mut findings }.tests(root.get_ref(), root.get_ref(), &pipeline, path);
+    let mut errors = Vec::new();
+    if !findings.is_empty() {
+        errors.push(findings.into_error());
+    }
+    match tests_beside(path).map(|beside| load_tests(&beside, root.get_ref(), &pipeline)) {
+        Some(Ok(more)) => tests.extend(more),
+        Some(Err(error)) => errors.push(error),
+        None => {}
+    }
+    if errors.is_empty() { Ok((pipeline, tests)) } else { Err(errors) }
+}
+
+/// Where more tests of a pipeline stand, if there are any.
+fn tests_beside(path: &Path) -> Option<PathBuf> {
+    let beside = path.parent()?.join("tests").join(path.file_name()?);
+    beside.is_file().then_some(beside)
+}
+
+fn load_tests(path: &Path, stages: &DeTable<'_>, pipeline: &Pipeline) -> Result<Vec<TestSpec>, PipelineError> {
+    let text = Text::read(path, &[])?;
+    let mut findings = text.findings();
+    let Some(root) = text.parse(&mut findings) else { return Err(findings.into_error()) };
+    read::<WrittenTests>(&root, None, &[], &mut findings);
+    let tests = Check { findings: &mut findings }.tests(root.get_ref(), stages, pipeline, path);
+    if findings.is_empty() { Ok(tests) } else { Err(findings.into_error()) }
+}
+
+/// A file with the overrides of the command line behind it.
+struct Text {
+    path: PathBuf,
+    text: String,
+    /// Where the file ends and is no UTF-8 any more.
+    broken: Option<usize>,
+    file_len: usize,
+}
+
+impl Text {
+    fn read(path: &Path, overrides: &[Override]) -> Result<Self, PipelineError> {
+        let bytes = read_file(path)?;
+        let broken = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
+        let file = String::from_utf8_lossy(&bytes);
+        let text = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
+        Ok(Self { path: path.into(), broken, file_len: file.len(), text })
+    }
+
+    fn overrides_at(&self) -> usize {
+        self.file_len + SEPARATOR.len()
+    }
+
+    fn findings(&self) -> Findings<'_> {
+        Findings::new(&self.path, &self.text, self.overrides_at())
+    }
+
+    /// What the file says, as far as it can be read; nothing where it is no text.
+    fn parse<'t>(&'t self, findings: &mut Findings<'_>) -> Option<Spanned<DeTable<'t>>> {
+        if let Some(at) = self.broken {
+            findings.push(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), Draft::new("this is not UTF-8 text"));
+            return None;
+        }
+        let (root, errors) = DeTable::parse_recoverable(&self.text[..self.file_len]);
+        for error in errors {
+            let why = error.message().trim_end_matches(", expected nothing");
+            findings.unreadable(error.span().unwrap_or(0..0), format!("cannot read this as TOML: {why}"));
+        }
+        Some(root)
+    }
+
+    fn merged<'t>(
+        &self,
+        mut root: Spanned<DeTable<'t>>,
+        overrides: &'t [Override],
+        findings: &mut Findings<'_>,
+    ) -> Spanned<DeTable<'t>> {
+        merge(root.get_mut(), overrides, self.overrides_at(), findings);
+        root
+    }
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, PipelineError> {

@@ -2,63 +2,117 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A pipeline file as it is written: every key may be absent, none is unknown.
-#[derive(Deserialize)]
+use crate::check::{BATCH_MAX, BATCH_WAIT_MS, MAX_PROCESS_MS, WORKERS};
+use crate::pipeline::{DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, defaults};
+use crate::schema::{Age, Names, Size, link_names, pipeline_names, shown_keep, shown_size};
+use crate::tests_form::WrittenTest;
+
+/// A pipeline file as it is written: every key may be absent, none is unknown. What is said of the keys here is what an editor
+/// shows.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::zero_sized_map_values, reason = "sites and stages are read here for their faults alone")]
+#[expect(clippy::zero_sized_map_values, reason = "sites, stages and tests are read here for their faults alone")]
 pub(crate) struct WrittenPipeline {
+    /// The pipeline's name: the first word of every subject. Letters, digits and `-`.
+    #[schemars(extend("pattern" = pipeline_names()))]
     pub(crate) pipeline: Option<String>,
+    /// How long captured items and outcomes are stored. What is older, or more than the bytes, is removed.
     #[serde(default)]
+    #[schemars(!default)]
     pub(crate) keep: WrittenKeeps,
+    /// The sites that stages run at; `edge` where the file names none.
     #[serde(default, rename = "site")]
+    #[schemars(!default, with = "BTreeMap<String, WrittenSite>")]
     _site: BTreeMap<String, WrittenSite>,
+    /// The steps of the pipeline: `[stage.NAME]` takes one kind of message and gives another.
     #[serde(default, rename = "stage")]
+    #[schemars(!default, with = "BTreeMap<String, WrittenStage>")]
     _stage: BTreeMap<String, BTreeMap<String, IgnoredAny>>,
+    /// Unit tests of the pipeline, which `causeway test` runs.
+    #[serde(default, rename = "test")]
+    #[schemars(!default, with = "Vec<WrittenTest>")]
+    _test: IgnoredAny,
 }
 
-#[derive(Default, Deserialize)]
+/// How long things are stored.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenKeeps {
+    /// What was captured, for repair and thumbnails.
+    #[schemars(extend("default" = shown_keep(DEFAULT_KEEP_CAPTURED)))]
     pub(crate) captured: Option<WrittenKeep>,
+    /// Names, clusters, empties and dead letters.
+    #[schemars(extend("default" = shown_keep(DEFAULT_KEEP_OUTCOMES)))]
     pub(crate) outcomes: Option<WrittenKeep>,
 }
 
-#[derive(Deserialize)]
+/// A bound on what is stored.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenKeep {
+    /// What is older is removed: `"7d"`, `"36h"`.
     #[serde(default, deserialize_with = "age")]
+    #[schemars(!default, with = "Age")]
     pub(crate) age: Option<Duration>,
+    /// The oldest goes first beyond this many bytes: `"1GiB"`.
+    #[schemars(with = "Option<Size>")]
     pub(crate) bytes: Option<ByteSize>,
 }
 
 /// A site has no keys of its own yet.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenSite {}
 
-/// The keys in `STAGE_KEYS`.
-#[derive(Deserialize)]
+/// The keys of every stage: those in `STAGE_KEYS`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenStage {
+    /// Which stage it is: by default the one of its name.
     pub(crate) uses: Option<String>,
+    /// The stage whose messages it takes, or a list of them. A source has none.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(!default, with = "Names")]
     pub(crate) from: Option<Vec<String>>,
+    /// Where it runs: a `[site.NAME]` of the file; by default the first.
     pub(crate) site: Option<String>,
+    /// Instances in one process, each with its thread and its model.
+    #[schemars(range(min = *WORKERS.start(), max = *WORKERS.end()), extend("default" = defaults::WORKERS))]
     pub(crate) workers: Option<usize>,
+    /// How many messages are handled together.
     #[serde(default)]
+    #[schemars(!default)]
     pub(crate) batch: WrittenBatch,
+    /// What its link may hold before it has to wait: `"256MiB"`.
+    #[schemars(with = "Option<Size>", extend("default" = shown_size(defaults::LINK_BYTES)))]
     pub(crate) link_bytes: Option<ByteSize>,
+    /// Time for one message, ms; one that takes longer ends the process.
+    #[schemars(
+        range(min = *MAX_PROCESS_MS.start(), max = *MAX_PROCESS_MS.end()),
+        extend("default" = defaults::MAX_PROCESS.as_millis() as u64)
+    )]
     pub(crate) max_process_ms: Option<u64>,
+    /// The second word of its subjects: by default the kind it gives. Needed where two stages give the same kind.
+    #[schemars(extend("pattern" = link_names()))]
     pub(crate) emits: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+/// How many messages are handled together.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenBatch {
+    /// Most messages.
+    #[schemars(range(min = *BATCH_MAX.start(), max = *BATCH_MAX.end()), extend("default" = defaults::BATCH_MAX))]
     pub(crate) max: Option<usize>,
+    /// How long a batch waits to fill, ms.
+    #[schemars(
+        range(min = *BATCH_WAIT_MS.start(), max = *BATCH_WAIT_MS.end()),
+        extend("default" = defaults::BATCH_WAIT.as_millis() as u64)
+    )]
     pub(crate) wait_ms: Option<u64>,
 }
 

@@ -10,6 +10,10 @@ mod manifest;
 mod options;
 mod pipeline;
 mod registry;
+mod schema;
+mod test_spec;
+mod tests_check;
+mod tests_form;
 mod topology;
 mod written;
 
@@ -24,4 +28,6 @@ pub use pipeline::{
     Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, defaults,
 };
 pub use registry::{USES, Use};
+pub use schema::{json_schema, tests_json_schema};
+pub use test_spec::{Expectation, Expected, Near, Region, TestInput, TestPerson, TestSpec};
 pub use written::{Override, OverrideError};

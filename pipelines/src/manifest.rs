@@ -121,6 +121,9 @@ impl Manifest {
     }
 }
 
+/// The same as `is_model_name`, for editors.
+pub(crate) const MODEL_NAMES: &str = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$";
+
 /// Whether a pipeline may name a model so: it becomes the name of a file.
 pub(crate) fn is_model_name(name: &str) -> bool {
     /// What a file's name may have, less `.toml`.

@@ -5,14 +5,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::Input;
-use crate::manifest::is_model_name;
+use crate::manifest::{MODEL_NAMES, is_model_name};
+use crate::schema::Size;
 
 /// `uses = "capture"`: pictures out of a folder, frames of a video or a camera.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CaptureOptions {
     /// A folder (read with its subfolders), a glob or a file, relative to the pipeline file; the URL of a camera, in which
@@ -21,15 +23,18 @@ pub struct CaptureOptions {
     pub input: Option<PathBuf>,
     /// At most this many pictures a second; as fast as the link takes them when absent. Not for what is live: see `fps`.
     #[serde(default)]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub rate: Option<f64>,
     /// Begin anew at the end, for ever: a simulated camera.
     #[serde(default)]
     pub repeat: bool,
     /// A picture with more pixels is a dead letter; read from its header before anything is decoded.
     #[serde(default = "default_max_pixels")]
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub max_pixels: u64,
     /// A longer file is a dead letter; not read further than this.
     #[serde(default = "default_max_bytes")]
+    #[schemars(with = "Size")]
     pub max_bytes: ByteSize,
     /// Of a video: at most this many frames a second of its own time; all of them when absent.
     #[serde(default)]
@@ -81,7 +86,7 @@ impl Default for CaptureOptions {
 }
 
 /// How an RTSP camera sends its packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// Inside the RTSP connection: gets through firewalls, nothing is lost on the way.
@@ -92,7 +97,7 @@ pub enum Transport {
 }
 
 /// What happens to a frame when there is no room for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFull {
     /// The video waits.
@@ -127,22 +132,26 @@ fn default_max_bytes() -> ByteSize {
 }
 
 /// `uses = "preprocess"`: find faces, align them, keep the good ones.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessOptions {
     /// The detector: a model with `task = "detect"`. Has to be stated.
     #[serde(default)]
+    #[schemars(regex(pattern = MODEL_NAMES))]
     pub model: String,
     /// The picture's longest side is scaled to this many px before detection; a multiple of 32. Faces of 10 px and more of
     /// that are found. A second look at half the size finds those that fill the picture, so 640 serves close-ups too; 320
     /// takes a third of the time and misses small faces in groups.
     #[serde(default = "default_input_size")]
+    #[schemars(range(min = *INPUT_SIZES.start(), max = *INPUT_SIZES.end()), extend("multipleOf" = INPUT_SIZE_STEP))]
     pub input_size: u32,
     /// A detection with a lower score is no face.
     #[serde(default = "default_min_score")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub min_score: f32,
     /// Pictures with more pixels are refused before they are decoded.
     #[serde(default = "default_max_pixels")]
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub max_pixels: u64,
     /// Which faces are good enough to be recognised.
     #[serde(default)]
@@ -150,14 +159,17 @@ pub struct PreprocessOptions {
 }
 
 /// The quality gate: a face below any of these is left out, and counted.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gate {
     /// Detector score, 0..1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub min_score: f32,
     /// The shorter side of the face's box in the picture, px.
+    #[schemars(range(min = 0.0))]
     pub min_size: f32,
     /// Variance of the Laplacian of the aligned face; lower is more blurred.
+    #[schemars(range(min = 0.0))]
     pub min_sharpness: f32,
     /// How far a head may be turned: how far the nose is from the middle of the eyes, along the line through them, as a part
     /// of the eyes' distance. 0 looks into the camera, about 1 is a full profile.
@@ -184,23 +196,26 @@ fn default_min_score() -> f32 {
 }
 
 /// `uses = "extract"`: one feature vector a crop.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtractOptions {
     /// The embedding model: a model with `task = "embed"`. Has to be stated.
     #[serde(default)]
+    #[schemars(regex(pattern = MODEL_NAMES))]
     pub model: String,
 }
 
 /// `uses = "classify"`: the nearest person of the gallery.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyOptions {
     /// Unknown below this cosine. `SFace`: 0.40 (`OpenCV`'s model card says 0.363; 0.40 had fewer false links).
     #[serde(default = "default_threshold")]
+    #[schemars(range(min = *COSINES.start(), max = *COSINES.end()))]
     pub threshold: f32,
     /// Unknown when the next other person is nearer than this behind the nearest.
     #[serde(default = "default_margin")]
+    #[schemars(range(min = 0.0))]
     pub margin: f32,
 }
 
@@ -213,12 +228,13 @@ fn default_margin() -> f32 {
 }
 
 /// `uses = "cluster"`: faces that belong together.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterOptions {
     /// A face joins the nearest cluster from this mean cosine on; two clusters merge from it on. Where few pairs tell, more
     /// is asked for: 0.05/√pairs, so 0.45 instead of 0.40 between two single faces.
     #[serde(default = "default_threshold")]
+    #[schemars(range(min = *COSINES.start(), max = *COSINES.end()))]
     pub threshold: f32,
 }
 
@@ -257,13 +273,17 @@ impl Checked for CaptureOptions {
 
 impl Checked for PreprocessOptions {
     fn check(&self) -> Vec<Senseless> {
-        let size = (!self.input_size.is_multiple_of(32) || !INPUT_SIZES.contains(&self.input_size)).then(|| {
-            let (least, most) = (INPUT_SIZES.start(), INPUT_SIZES.end());
-            Senseless::new(
-                "input_size",
-                &format!("is {}: it must be a multiple of 32 within {least}..={most}", self.input_size),
-            )
-        });
+        let size =
+            (!self.input_size.is_multiple_of(INPUT_SIZE_STEP) || !INPUT_SIZES.contains(&self.input_size)).then(|| {
+                let (least, most) = (INPUT_SIZES.start(), INPUT_SIZES.end());
+                Senseless::new(
+                    "input_size",
+                    &format!(
+                        "is {}: it must be a multiple of {INPUT_SIZE_STEP} within {least}..={most}",
+                        self.input_size
+                    ),
+                )
+            });
         [
             model(&self.model, "detect"),
             size,
@@ -312,6 +332,9 @@ const COSINES: RangeInclusive<f32> = -1.0..=1.0;
 
 /// Longest side of a detector's input, px: below it sees no face, above it takes seconds.
 const INPUT_SIZES: RangeInclusive<u32> = 64..=1920;
+
+/// What the detector's strides divide, px.
+const INPUT_SIZE_STEP: u32 = 32;
 
 /// Most pixels of a picture that a pipeline may allow: 2 GiB of RGB.
 const MOST_PIXELS: u64 = (2 << 30) / 3;

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Override, PipelineError, check};
+use crate::{Override, PipelineError, TestSpec, check};
 
 /// The one site of a pipeline file that names none.
 pub const DEFAULT_SITE: &str = "edge";
@@ -104,6 +104,14 @@ impl Pipeline {
     /// The same, with values of the command line in place of the file's.
     pub fn load_with(path: impl AsRef<Path>, overrides: &[Override]) -> Result<Self, PipelineError> {
         check::load(path.as_ref(), overrides)
+    }
+
+    /// The same with the unit tests of the file, and of `tests/NAME` beside it. One error a file that is wrong.
+    pub fn load_with_tests(
+        path: impl AsRef<Path>,
+        overrides: &[Override],
+    ) -> Result<(Self, Vec<TestSpec>), Vec<PipelineError>> {
+        check::load_with_tests(path.as_ref(), overrides)
     }
 
     /// The stage of this name.

@@ -4,6 +4,7 @@ use toml::de::DeTable;
 
 use crate::fault::{Draft, Findings};
 use crate::options::{CaptureOptions, Checked, ClassifyOptions, ClusterOptions, ExtractOptions, PreprocessOptions};
+use crate::schema::options_schema;
 use crate::written::{read, span_of};
 
 /// What the key `uses` of a stage can be: its name is the binary's, the crate's and the folder's.
@@ -19,20 +20,33 @@ pub struct Use {
     pub folds: bool,
     /// Checks a stage's own keys against its options.
     pub(crate) check: CheckOptions,
+    /// The JSON Schema of its options.
+    pub(crate) schema: OptionsSchema,
 }
 
 /// (the stage's own keys, its name, the findings)
 type CheckOptions = fn(&Spanned<DeTable<'_>>, &str, &mut Findings<'_>);
 
+/// The schema of a stage's own keys; what it refers to is put with the generator.
+type OptionsSchema = fn(&mut schemars::SchemaGenerator) -> schemars::Schema;
+
 /// Every `uses` that there is.
 pub const USES: [Use; 5] = [
-    Use { name: "capture", takes: None, gives: Frame::NOUN, folds: false, check: check::<CaptureOptions> },
+    Use {
+        name: "capture",
+        takes: None,
+        gives: Frame::NOUN,
+        folds: false,
+        check: check::<CaptureOptions>,
+        schema: options_schema::<CaptureOptions>,
+    },
     Use {
         name: "preprocess",
         takes: Some(Frame::NOUN),
         gives: Crop::NOUN,
         folds: false,
         check: check::<PreprocessOptions>,
+        schema: options_schema::<PreprocessOptions>,
     },
     Use {
         name: "extract",
@@ -40,6 +54,7 @@ pub const USES: [Use; 5] = [
         gives: Feature::NOUN,
         folds: false,
         check: check::<ExtractOptions>,
+        schema: options_schema::<ExtractOptions>,
     },
     Use {
         name: "classify",
@@ -47,6 +62,7 @@ pub const USES: [Use; 5] = [
         gives: Decision::NOUN,
         folds: false,
         check: check::<ClassifyOptions>,
+        schema: options_schema::<ClassifyOptions>,
     },
     Use {
         name: "cluster",
@@ -54,6 +70,7 @@ pub const USES: [Use; 5] = [
         gives: Assignment::NOUN,
         folds: true,
         check: check::<ClusterOptions>,
+        schema: options_schema::<ClusterOptions>,
     },
 ];
 

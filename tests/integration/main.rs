@@ -3,13 +3,16 @@
 mod alerts;
 mod bad_input;
 mod cameras;
+mod connect;
 mod containers;
 mod demo;
+mod editor;
 mod fold;
 mod house;
 mod keep;
 mod life;
 mod metrics;
+mod pipeline_tests;
 mod poison;
 mod refusals;
 mod resume;

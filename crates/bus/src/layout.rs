@@ -266,7 +266,7 @@ impl Bus {
 }
 
 impl StreamWish {
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let (retention, discard, bytes, age) = match self.retention {
             Retention::Link { bytes } => (RetentionPolicy::Interest, DiscardPolicy::New, bytes as i64, Duration::ZERO),
             Retention::Capture { bytes } => (RetentionPolicy::Limits, DiscardPolicy::New, bytes as i64, Duration::ZERO),
@@ -294,7 +294,7 @@ impl StreamWish {
 }
 
 impl DurableWish {
-    fn config(&self) -> pull::Config {
+    pub(crate) fn config(&self) -> pull::Config {
         let mut config = pull::Config {
             durable_name: Some(self.name.clone()),
             ack_policy: AckPolicy::Explicit,
@@ -325,7 +325,7 @@ fn same(there: &Config, wanted: &Config) -> bool {
         && there.allow_direct == wanted.allow_direct
 }
 
-fn same_durable(there: &consumer::Config, wanted: &pull::Config) -> bool {
+pub(crate) fn same_durable(there: &consumer::Config, wanted: &pull::Config) -> bool {
     there.ack_wait == wanted.ack_wait
         && there.max_deliver == wanted.max_deliver
         && there.max_ack_pending == wanted.max_ack_pending

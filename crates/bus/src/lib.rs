@@ -3,6 +3,7 @@
 mod bus;
 mod headers;
 mod layout;
+mod look;
 pub mod names;
 mod publish;
 mod pull;
@@ -13,6 +14,7 @@ mod table;
 pub use bus::{Bus, BusError, Credentials};
 pub use headers::Headers;
 pub use layout::{Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish};
+pub use look::{Compared, OLDEST_SERVER, ServerFacts};
 pub use publish::{CHANGE, Outgoing, PublishError, Stored};
 pub use pull::{Delivery, Pull};
 pub use read::{Record, Records};

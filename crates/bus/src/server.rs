@@ -165,7 +165,7 @@ fn configuration(site: &str, dir: &Path, port: Option<u16>) -> String {
 }
 
 /// `$CAUSEWAY_NATS_SERVER`, beside this program, in PATH, or as `./dev` brought it into the checkout that this program is in.
-fn find() -> Option<PathBuf> {
+pub fn find() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CAUSEWAY_NATS_SERVER") {
         return Some(path.into()).filter(|path: &PathBuf| path.is_file());
     }

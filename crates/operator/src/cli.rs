@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use causeway_bus::{Bus, Credentials};
-use causeway_pipelines::{Override, Pipeline};
+use causeway_pipelines::{Override, Pipeline, json_schema, tests_json_schema};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::home::Home;
 use crate::session::Session;
-use crate::{accuracy, apply, demo, deploy, dlq, inspect, people, status, tap, up_command};
+use crate::terminal::print_line;
+use crate::{accuracy, apply, demo, deploy, dlq, init, inspect, people, status, tap, test_command, up_command};
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
 ///
@@ -45,8 +46,12 @@ enum Command {
     People(people::PeopleArgs),
     /// Remove a person from the gallery
     Forget(people::ForgetArgs),
+    /// Write a commented first pipeline
+    Init(init::InitArgs),
     /// Check a pipeline file: all faults at once
     Validate(inspect::ValidateArgs),
+    /// Run the unit tests written in a pipeline file
+    Test(test_command::TestArgs),
     /// Draw a pipeline
     Graph(inspect::GraphArgs),
     /// Show what runs, what waits and what is stored
@@ -61,6 +66,13 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure a face pipeline on a folder of named people
     Accuracy(accuracy::AccuracyArgs),
+    /// Print the JSON Schema of pipeline files, or of files of tests
+    #[command(hide = true)]
+    Schema {
+        /// That of a file of tests
+        #[arg(long)]
+        tests: bool,
+    },
     /// Print the completions of a shell
     Completions {
         /// Which shell
@@ -246,7 +258,9 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Enrol(args) => people::enrol(args).await,
         Command::People(args) => people::people(args).await,
         Command::Forget(args) => people::forget(args).await,
-        Command::Validate(args) => inspect::validate(&args),
+        Command::Init(args) => init::init(&args),
+        Command::Validate(args) => inspect::validate(&args).await,
+        Command::Test(args) => test_command::test(args).await,
         Command::Graph(args) => inspect::graph(&args),
         Command::Status(args) => status::status(args).await,
         Command::Tap(args) => tap::tap(args).await,
@@ -254,6 +268,11 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => deploy::deploy(args),
         Command::Demo(args) => demo::demo(args).await,
         Command::Accuracy(args) => accuracy::accuracy(args).await,
+        Command::Schema { tests } => {
+            let schema = if tests { tests_json_schema() } else { json_schema() };
+            print_line(format_args!("{schema:#}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use causeway_pipelines::{Override, Pipeline};
+use causeway_pipelines::{Override, Pipeline, PipelineError};
 use causeway_stage::EXIT_PIPELINE;
 use serde_json::{Map, Value, json};
 
-use crate::cli::PipelineArgs;
+use crate::cli::{PipelineArgs, PlaceArgs};
+use crate::connect::{self, Finding, State};
 use crate::terminal::{count, print, print_line};
 
 const VALIDATE_EXAMPLES: &str = "\
@@ -16,8 +17,11 @@ Examples:
   causeway validate pipelines/faces.toml my/door.toml
   causeway validate pipelines/faces.toml --set classify.threshold=0.45
   causeway validate --json pipelines/faces.toml | jq '.[].faults[].message'
+  causeway validate --connect --nats nats://127.0.0.1:4222 my/door.toml
 
-Says what is wrong with each file, all faults at once, with line, column and stage. Exit code 64 when any file is wrong.";
+Says what is wrong with each file and its tests, all faults at once, with line, column and stage. With --connect it \
+tries what the file needs too: the server and its streams (changing nothing), the models, the sources. Exit code 64 \
+when any file is wrong, 1 when something it needs is not there.";
 
 /// The arguments of `validate`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +36,11 @@ pub(crate) struct ValidateArgs {
     /// Print one JSON object: each file with its faults
     #[arg(long)]
     json: bool,
+    /// Try the server, the models and the sources too
+    #[arg(long)]
+    connect: bool,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 /// The arguments of `graph`.
@@ -53,24 +62,37 @@ pub(crate) struct GraphArgs {
     json: bool,
 }
 
-pub(crate) fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     let overrides = args.set.iter().map(|text| text.parse::<Override>()).collect::<Result<Vec<_>, _>>()?;
-    let (mut all_right, mut objects) = (true, Map::new());
+    let (mut all_right, mut all_there, mut objects) = (true, true, Map::new());
     for file in &args.pipelines {
         let name = file.display().to_string();
-        let object = match Pipeline::load_with(file, &overrides) {
-            Ok(pipeline) => {
+        let object = match Pipeline::load_with_tests(file, &overrides) {
+            Ok((pipeline, tests)) => {
                 if !args.json {
-                    print_line(format_args!("ok  {name}  {}", count(pipeline.stages.len(), "stage")))?;
+                    let tests =
+                        if tests.is_empty() { String::new() } else { format!(", {}", count(tests.len(), "test")) };
+                    print_line(format_args!("ok  {name}  {}{tests}", count(pipeline.stages.len(), "stage")))?;
                 }
-                json!({ "ok": true, "stages": pipeline.stages.len(), "faults": [] })
+                let mut object =
+                    json!({ "ok": true, "stages": pipeline.stages.len(), "tests": tests.len(), "faults": [] });
+                if args.connect {
+                    let findings = connect::look(&pipeline, &args.place, &args.set).await?;
+                    all_there &= findings.iter().all(|finding| finding.state != State::Wrong);
+                    if !args.json {
+                        findings.iter().try_for_each(Finding::print)?;
+                    }
+                    object["connect"] = json!(findings);
+                }
+                object
             }
-            Err(error) => {
+            Err(errors) => {
                 all_right = false;
-                eprint!("{}", error.report());
+                errors.iter().for_each(|error| eprint!("{}", error.report()));
                 // A file that cannot be read has no line to point at.
-                let unread = error.faults().is_empty().then(|| error.to_string());
-                json!({ "ok": false, "error": unread, "faults": error.faults() })
+                let unread = errors.iter().find(|error| error.faults().is_empty()).map(ToString::to_string);
+                let faults: Vec<_> = errors.iter().flat_map(PipelineError::faults).collect();
+                json!({ "ok": false, "error": unread, "faults": faults })
             }
         };
         objects.insert(name, object);
@@ -78,7 +100,11 @@ pub(crate) fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         print_line(Value::Object(objects))?;
     }
-    Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_PIPELINE) })
+    Ok(match (all_right, all_there) {
+        (false, _) => ExitCode::from(EXIT_PIPELINE),
+        (true, false) => ExitCode::FAILURE,
+        (true, true) => ExitCode::SUCCESS,
+    })
 }
 
 pub(crate) fn graph(args: &GraphArgs) -> anyhow::Result<ExitCode> {

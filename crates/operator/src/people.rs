@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::cli::{PipelineArgs, PipelineFlags, PlaceArgs, connect, connect_or_create};
 use crate::terminal::{age, count, date_time, one_line, print, print_line, table};
-use examine::{Examined, Examiner, Photo};
+use examine::Photo;
+pub(crate) use examine::{Examined, Examiner, photos_in};
 pub(crate) use gallery::read_people;
 pub(crate) use verdict::PhotoVerdict;
 

@@ -289,7 +289,8 @@ async fn tell(
 }
 
 /// The program of a stage: beside this one.
-fn program(uses: &str) -> anyhow::Result<PathBuf> {
+/// The program of a stage: beside this one.
+pub(crate) fn program(uses: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(format!("causeway-{uses}"));
     if !path.is_file() {
         bail!("cannot find the stage program {}: build it with `./dev build`", path.display());

@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use causeway_bus::Credentials;
@@ -48,6 +48,12 @@ pub struct Args {
     /// How long a drain may take before what is held is left to others.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub drain: Duration,
+    /// Without a bus: answers on stdout what stands on stdin, a JSON object a line, and ends. For `causeway test`.
+    #[arg(long, hide = true)]
+    pub once: bool,
+    /// Without a bus: opens its model or its input, and ends. For `causeway validate --connect`.
+    #[arg(long, hide = true)]
+    pub open: bool,
     /// How logs look.
     #[arg(long, env = "CAUSEWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -63,6 +69,11 @@ pub enum LogFormat {
 }
 
 impl Args {
+    /// The folder of the pipeline file, which its paths are relative to.
+    pub(crate) fn pipeline_dir(&self) -> &Path {
+        self.pipeline.parent().unwrap_or(Path::new("."))
+    }
+
     pub(crate) fn credentials(&self) -> Credentials {
         Credentials { file: self.credentials.clone() }
     }

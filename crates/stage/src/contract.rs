@@ -79,6 +79,11 @@ pub trait Source: Sized + Send + 'static {
     fn end(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
+
+    /// What it will read, for a person: `8 pictures in photos`. `causeway validate --connect` asks right after `new`.
+    fn about(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One item of a source.

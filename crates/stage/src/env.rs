@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::export::Identity;
 use crate::held::Held;
 use crate::metrics::{Count, Status};
+use crate::once::{self, Work};
 use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
 use crate::probe::{self, HealthArgs};
 use crate::telemetry::start_log;
@@ -61,7 +61,12 @@ const TABLE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Parses the arguments, reads the pipeline, connects, and runs `life` until it ends.
-pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>) -> ExitCode {
+/// With `--once` or `--open`, `once` instead.
+pub(crate) fn main(
+    uses: &str,
+    life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>,
+    once: impl FnOnce(&Work<'_>) -> anyhow::Result<()>,
+) -> ExitCode {
     let args = match parse(uses) {
         Asked::Run(args) => *args,
         Asked::Health(args) => return probe::main(&args),
@@ -73,6 +78,9 @@ pub(crate) fn main(uses: &str, life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Resul
             return ExitCode::from(EXIT_PIPELINE);
         }
     };
+    if args.once || args.open {
+        return once::main(uses, &args, &pipeline, once);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ASYNC_THREADS).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(uses, args, pipeline, life)),
@@ -114,20 +122,14 @@ async fn run(
 ) -> anyhow::Result<()> {
     let name = args.stage.clone().unwrap_or_else(|| uses.into());
     start_log(args.log_format, "info");
-    let Some(spec) = pipeline.stage(&name).cloned() else {
-        bail!("cannot find [stage.{name}] in {}", args.pipeline.display());
-    };
-    if spec.uses != uses {
-        bail!("cannot run [stage.{name}]: it uses `{}`, this program is `{uses}`", spec.uses);
-    }
+    let spec = spec_of(&args, &pipeline, uses)?;
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     let status = Arc::new(Status::new(&pipeline.name, &name, spec.max_process));
     let health = health::serve(args.health, Arc::clone(&status)).await?.to_string();
     let bus =
         Bus::connect(&args.nats, &args.credentials(), &pipeline.name, &format!("{}/{name}", pipeline.name)).await?;
-    let dir = args.pipeline.parent().unwrap_or(Path::new("."));
-    let ctx = Context::new(&spec, dir, &args.models, args.threads);
+    let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads);
     let identity =
         Identity { pipeline: &pipeline.name, stage: &name, site: &spec.site, replica: &replica(), nats: &args.nats };
     let tracer = Tracer::start(&identity, status.spans());
@@ -141,6 +143,18 @@ async fn run(
     env.tracer.end().await;
     tracing::info!(stage = name, handled = env.status.get(Count::Handled), "stage ends");
     result
+}
+
+/// The stage that the arguments name.
+pub(crate) fn spec_of(args: &Args, pipeline: &Pipeline, uses: &str) -> anyhow::Result<StageSpec> {
+    let name = args.stage.as_deref().unwrap_or(uses);
+    let Some(spec) = pipeline.stage(name).cloned() else {
+        bail!("cannot find [stage.{name}] in {}", args.pipeline.display());
+    };
+    if spec.uses != uses {
+        bail!("cannot run [stage.{name}]: it uses `{}`, this program is `{uses}`", spec.uses);
+    }
+    Ok(spec)
 }
 
 fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::env::{self, Env, RETRY_PAUSE, Unfit};
 use crate::held::{Held, Holding};
+use crate::once;
 use crate::outcomes;
 use crate::stage_life::{Done, Verdict, finish, hold, read};
 use crate::trace::Work;
@@ -19,7 +20,7 @@ use crate::{Failure, Fold};
 
 /// What a `main` of a fold says.
 pub fn fold_main<F: Fold>() -> ExitCode {
-    env::main(F::NAME, live::<F>)
+    env::main(F::NAME, live::<F>, once::fold::<F>)
 }
 
 /// Fewest messages that the writer holds at once.

@@ -9,13 +9,14 @@ use tokio::sync::mpsc;
 
 use crate::env::{self, Broken, Env, Unfit};
 use crate::metrics::Count;
+use crate::once;
 use crate::outcomes::{self, Place, now_ns};
 use crate::stage_life::panic_text;
 use crate::{Captured, Context, Reporter, Source};
 
 /// What a `main` of a source says.
 pub fn source_main<S: Source>() -> ExitCode {
-    env::main(S::NAME, live::<S>)
+    env::main(S::NAME, live::<S>, once::source::<S>)
 }
 
 /// Items that are read ahead of the one that is being stored.

@@ -15,6 +15,7 @@ use crate::guard::guard;
 use crate::held::{Held, Holding};
 use crate::inputs::{Inputs, Job};
 use crate::metrics::Count;
+use crate::once;
 use crate::outcomes;
 use crate::runs;
 use crate::trace::{Work, Wrong};
@@ -22,7 +23,7 @@ use crate::{Answer, Failure, Stage};
 
 /// What a `main` of a stage says.
 pub fn stage_main<S: Stage>() -> ExitCode {
-    env::main(S::NAME, live::<S>)
+    env::main(S::NAME, live::<S>, once::stage::<S>)
 }
 
 /// Pause before a message that needs a newer reader is looked at again.

@@ -63,6 +63,13 @@ impl Source for Input {
             Self::Video(Video(video)) => video.end(),
         }
     }
+
+    fn about(&self) -> Option<String> {
+        match self {
+            Self::Folder(folder) => folder.about(),
+            Self::Video(_) => None,
+        }
+    }
 }
 
 /// The pictures of a folder or a glob. `next` waits when there is a rate, and ends when there is no `repeat`.
@@ -184,6 +191,13 @@ impl Folder {
         let captured = self.capture(picture);
         self.sequence += 1;
         Some(captured)
+    }
+
+    fn about(&self) -> Option<String> {
+        match self.remaining() {
+            1 => Some("1 picture".into()),
+            many => Some(format!("{many} pictures")),
+        }
     }
 }
 
