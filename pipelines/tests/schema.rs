@@ -296,7 +296,7 @@ fn an_editor_offers_the_keys_of_a_stage_and_explains_them() {
     let who = offered(&["stage", "who"]);
     assert!(who.contains("threshold") && who.contains("gate") && who.contains("uses"), "{who:?}");
     assert!(offered(&["stage"]).contains("cluster") && offered(&[]).contains("keep"));
-    assert!(offered(&["test", "expect"]).contains("label"));
+    assert!(offered(&["test", "0", "expect"]).contains("label"));
 
     let root = json_schema();
     let mut found = Vec::new();
