@@ -229,7 +229,7 @@ impl Check<'_, '_> {
             }
             DeValue::Array(list) if !list.is_empty() => {
                 let mut answers = Vec::new();
-                for item in list.iter() {
+                for item in list {
                     let DeValue::Table(table) = item.get_ref() else {
                         let draft = Draft::new("what an answer is like must be a table").key("test.expect");
                         self.findings.push(item.span(), draft);
@@ -318,7 +318,7 @@ impl Check<'_, '_> {
             };
             match numbers {
                 Ok(numbers) if numbers.iter().any(|&number| number != 0.0) => {
-                    expected.vector = Some((numbers, vector.cosine))
+                    expected.vector = Some((numbers, vector.cosine));
                 }
                 Ok(_) => self.findings.push(at, Draft::new("it has no direction").key("test.expect.vector.like")),
                 Err(why) => self.findings.push(at, Draft::new(why).key("test.expect.vector.like")),

@@ -101,7 +101,7 @@ fn one_fault(from: &str, to: &str, key: &str, message: &str) {
 
 #[test]
 fn faults_have_their_place() {
-    one_fault("name = \"one\"", "¦nam = \"one\"\nname = \"one\"", "nam", "unknown key `nam`");
+    one_fault("name = \"one\"", "¦named = \"one\"\nname = \"one\"", "named", "unknown key `named`");
     one_fault("name = \"two\"", "name = ¦\"one\"", "test.name", "another test is called `one` too");
     one_fault("stage = \"who\"", "stage = ¦\"whom\"", "test.stage", "there is no stage `whom`");
     one_fault("from = \"capture\"\nstage", "from = ¦\"captur\"\nstage", "test.from", "there is no stage `captur`");
@@ -110,7 +110,7 @@ fn faults_have_their_place() {
     one_fault("input = \"a.jpg\"", "input = ¦7", "input", "a path, a table of a message's fields");
     one_fault("\"b.json\"]", "¦\"a.jpg\"]", "test.input", "a stage that takes a feature is given a message");
     one_fault("Ada = \"a.jpg\"", "Ada = ¦\"nobody\"", "test.people", "there is no ");
-    one_fault("{ label", "{ ¦lable = \"x\", label", "lable", "unknown key `lable`");
+    one_fault("{ label", "{ ¦labels = \"x\", label", "labels", "unknown key `labels`");
     one_fault("score = 0.7", "score = ¦\"high\"", "score", "a number, or a table");
     one_fault("score = 0.7", "vector = ¦{ like = [1.0] }", "test.expect.vector", "`vector` is of a feature");
     one_fault(
