@@ -103,7 +103,7 @@ fn load_tests(path: &Path, stages: &DeTable<'_>, pipeline: &Pipeline) -> Result<
 /// A file with the overrides of the command line behind it.
 struct Text {
     path: PathBuf,
-    text: String,
+    whole: String,
     /// Where the file ends and is no UTF-8 any more.
     broken: Option<usize>,
     file_len: usize,
@@ -114,8 +114,8 @@ impl Text {
         let bytes = read_file(path)?;
         let broken = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
         let file = String::from_utf8_lossy(&bytes);
-        let text = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
-        Ok(Self { path: path.into(), broken, file_len: file.len(), text })
+        let whole = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
+        Ok(Self { path: path.into(), broken, file_len: file.len(), whole })
     }
 
     fn overrides_at(&self) -> usize {
@@ -123,7 +123,7 @@ impl Text {
     }
 
     fn findings(&self) -> Findings<'_> {
-        Findings::new(&self.path, &self.text, self.overrides_at())
+        Findings::new(&self.path, &self.whole, self.overrides_at())
     }
 
     /// What the file says, as far as it can be read; nothing where it is no text.
@@ -132,7 +132,7 @@ impl Text {
             findings.push(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), Draft::new("this is not UTF-8 text"));
             return None;
         }
-        let (root, errors) = DeTable::parse_recoverable(&self.text[..self.file_len]);
+        let (root, errors) = DeTable::parse_recoverable(&self.whole[..self.file_len]);
         for error in errors {
             let why = error.message().trim_end_matches(", expected nothing");
             findings.unreadable(error.span().unwrap_or(0..0), format!("cannot read this as TOML: {why}"));

@@ -280,7 +280,7 @@ impl<'i> Findings<'i> {
 
     /// The line of a place in the file, from 1.
     pub(crate) fn line_of(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1
+        self.text[..self.text.floor_char_boundary(at)].matches('\n').count() + 1
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -58,14 +58,13 @@ impl Check<'_, '_> {
                 continue;
             };
             let test = OneTest { at: item.span(), table, dir: file.parent().unwrap_or(Path::new("")), stages: &stages };
-            if let Some(test) = self.test(&test, file) {
-                if !names.insert(test.name.clone()) {
-                    let at = span_of(table, "name").unwrap_or_else(|| item.span());
-                    let draft = Draft::new(format!("another test is called `{}` too", test.name)).key("test.name");
-                    self.findings.push(at, draft);
-                }
-                tests.push(test);
+            if let Some(name) = table.get("name").and_then(|name| name.get_ref().as_str())
+                && !names.insert(name.to_owned())
+            {
+                let draft = Draft::new(format!("another test is called `{name}` too")).key("test.name");
+                self.findings.push(test.at("name"), draft);
             }
+            tests.extend(self.test(&test, file));
         }
         tests
     }
@@ -86,10 +85,8 @@ impl Check<'_, '_> {
             self.findings.push(test.at("name"), Draft::new("a test needs a name").key("test.name"));
         }
         let way = written.stage.as_deref().and_then(|stage| self.way(test, stage, written.from.as_deref()));
-        let (first, last) = match &way {
-            Some(way) => (test.stages.uses(way.first()?), test.stages.uses(way.last()?)),
-            None => (None, None),
-        };
+        let first = way.as_ref().and_then(|way| test.stages.uses(way.first()?));
+        let last = written.stage.as_deref().and_then(|stage| test.stages.uses(stage));
         let inputs = written.input.map_or(Vec::new(), |inputs| self.inputs(test, first, inputs.0));
         let people = self.people(test, way.as_deref(), written.people);
         let expect = self.expectation(test, last);
@@ -232,7 +229,7 @@ impl Check<'_, '_> {
             }
             DeValue::Array(list) if !list.is_empty() => {
                 let mut answers = Vec::new();
-                for item in list.iter() {
+                for item in list {
                     let DeValue::Table(table) = item.get_ref() else {
                         let draft = Draft::new("what an answer is like must be a table").key("test.expect");
                         self.findings.push(item.span(), draft);
@@ -321,7 +318,7 @@ impl Check<'_, '_> {
             };
             match numbers {
                 Ok(numbers) if numbers.iter().any(|&number| number != 0.0) => {
-                    expected.vector = Some((numbers, vector.cosine))
+                    expected.vector = Some((numbers, vector.cosine));
                 }
                 Ok(_) => self.findings.push(at, Draft::new("it has no direction").key("test.expect.vector.like")),
                 Err(why) => self.findings.push(at, Draft::new(why).key("test.expect.vector.like")),

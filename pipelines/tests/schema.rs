@@ -30,6 +30,16 @@ fn loads(text: &str) -> bool {
     Pipeline::load(&path).is_ok()
 }
 
+/// Whether `Pipeline::load` finds a number out of its bounds.
+fn is_out_of_bounds(text: &str, key: &str) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.toml");
+    std::fs::write(&path, text).unwrap();
+    let error = Pipeline::load(&path).err();
+    let faults = error.iter().flat_map(|error| error.faults());
+    faults.into_iter().any(|fault| fault.key.as_deref() == Some(key) && fault.message.contains("must be "))
+}
+
 #[test]
 fn the_schemas_in_the_repository_are_those_of_the_types() {
     for (file, schema) in [("pipeline.schema.json", json_schema()), ("pipeline-tests.schema.json", tests_json_schema())]
@@ -121,7 +131,7 @@ fn the_schema_and_validate_agree_about_every_number() {
                 let fits = refusals(&schema, &text);
                 assert_eq!(
                     fits.is_empty(),
-                    loads(&text),
+                    !is_out_of_bounds(&text, &key),
                     "[stage.{}] {key} = {number}: `validate` and the schema do not agree. Bounds that `check` of its options \
                      has stand beside the field too: #[schemars(range(…))]. {fits:?}",
                     uses.name
@@ -225,4 +235,72 @@ fn every_key_says_what_it_is() {
         look(name, definition);
     }
     assert_eq!(schema["definitions"]["classify"]["properties"]["threshold"]["default"], json!(0.4));
+}
+
+/// The schemas that a language server finds for a key: by `properties`, `patternProperties`, `items` and the alternatives, never
+/// by `if` (taplo 0.9's way).
+fn shown<'a>(root: &'a Value, schema: &'a Value, path: &[&str], found: &mut Vec<&'a Value>) {
+    if let Some(refer) = schema["$ref"].as_str() {
+        let definition = root.pointer(refer.trim_start_matches('#')).expect("what is referred to is there");
+        return shown(root, definition, path, found);
+    }
+    for alternatives in ["oneOf", "anyOf", "allOf"] {
+        for one in schema[alternatives].as_array().into_iter().flatten() {
+            shown(root, one, path, found);
+        }
+    }
+    let Some((key, rest)) = path.split_first() else {
+        return found.push(schema);
+    };
+    shown_below(root, schema, key, rest, found);
+}
+
+fn shown_below<'a>(root: &'a Value, schema: &'a Value, key: &str, rest: &[&str], found: &mut Vec<&'a Value>) {
+    for below in [&schema["items"], &schema["properties"][key], &schema["additionalProperties"]] {
+        if below.is_object() {
+            shown(root, below, rest, found);
+        }
+    }
+    for (pattern, below) in schema["patternProperties"].as_object().into_iter().flatten() {
+        // As a validator reads it: no look-ahead, so that every reader's regular expressions do.
+        assert!(!pattern.contains("(?!"), "{pattern}");
+        if validator(&json!({ "pattern": pattern })).is_valid(&json!(key)) {
+            shown(root, below, rest, found);
+        }
+    }
+}
+
+/// The keys that are offered in a table.
+fn offered(path: &[&str]) -> std::collections::BTreeSet<String> {
+    let root = json_schema();
+    let mut found = Vec::new();
+    shown(&root, &root, path, &mut found);
+    found
+        .iter()
+        .flat_map(|schema| schema["properties"].as_object().into_iter().flatten())
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
+#[test]
+fn an_editor_offers_the_keys_of_a_stage_and_explains_them() {
+    let capture = offered(&["stage", "capture"]);
+    for key in ["uses", "site", "workers", "batch", "input", "rate", "max_pixels"] {
+        assert!(capture.contains(key), "{key} is not offered: {capture:?}");
+    }
+    for key in ["model", "from", "threshold", "gate"] {
+        assert!(!capture.contains(key), "{key} is no key of capture");
+    }
+    assert!(offered(&["stage", "preprocess", "gate"]).contains("min_score"));
+    // Which stage another name uses is not known before it is written: every stage's keys are offered.
+    let who = offered(&["stage", "who"]);
+    assert!(who.contains("threshold") && who.contains("gate") && who.contains("uses"), "{who:?}");
+    assert!(offered(&["stage"]).contains("cluster") && offered(&[]).contains("keep"));
+    assert!(offered(&["test", "0", "expect"]).contains("label"));
+
+    let root = json_schema();
+    let mut found = Vec::new();
+    shown(&root, &root, &["stage", "classify", "threshold"], &mut found);
+    let texts: Vec<&str> = found.iter().filter_map(|schema| schema["description"].as_str()).collect();
+    assert!(matches!(texts[..], [only] if only.starts_with("Unknown below this cosine")), "{texts:?}");
 }

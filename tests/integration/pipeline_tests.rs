@@ -82,7 +82,7 @@ expect = [{ unknown = true, score = { max = 0.5 } }, { label = "Ada", score = { 
         "\
 ok    right  cluster
 FAIL  another count, name, score and cluster  classify
-      DIR/p.toml:18
+      DIR/p.toml:19
       count
         expected  3
         got       2
@@ -197,7 +197,7 @@ expect = []
         "another test is called `t` too",
         "`input` is empty",
         "`expect` must be a table, or a list of one or more",
-        "p.toml:13:1",
+        "p.toml:14:1",
     ];
     for word in words {
         assert!(refused.stderr.contains(word), "`{word}` is not in {}", refused.stderr);

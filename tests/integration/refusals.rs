@@ -237,7 +237,7 @@ async fn what_is_not_known_is_answered_with_what_is() {
 async fn files_are_checked_and_drawn_without_a_server() {
     let test = Try::new();
     let validated = causeway(&test.tools, &["validate", "pipelines/faces.toml"]).await.ok();
-    assert_eq!((&validated.stdout[..], &validated.stderr[..]), ("ok  pipelines/faces.toml  5 stages\n", ""));
+    assert_eq!((&validated.stdout[..], &validated.stderr[..]), ("ok  pipelines/faces.toml  5 stages, 6 tests\n", ""));
     let graph = causeway(&test.tools, &["graph"]).await.ok();
     assert_eq!(
         graph.stdout,

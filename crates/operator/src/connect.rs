@@ -229,7 +229,7 @@ async fn source(stage: &StageSpec, programs: &Programs) -> Finding {
             )
         }
         Err(_) if is_open => Finding::new(about, State::Note, "the file names no input")
-            .help(format!("`up --input DIR` says it for a run, `--set {}.input=DIR` here", stage.name)),
+            .help(format!("`up --input DIR` names it for a run, --set {}.input=DIR here", stage.name)),
         Err(error) => Finding::new(about, State::Wrong, format!("{error:#}")),
     }
 }
