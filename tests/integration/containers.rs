@@ -59,7 +59,8 @@ async fn a_killed_container_is_started_again_and_costs_nothing() {
         (pid(&now).is_some() && pid(&now) != pid(&before)).then_some(now)
     })
     .await;
-    assert_eq!((&after["Id"], &after["RestartCount"]), (&before["Id"], &1.into()), "its policy started it again");
+    assert_eq!(after["Id"], before["Id"]);
+    assert!(after["RestartCount"].as_u64() > before["RestartCount"].as_u64(), "its policy started it again: {after}");
 
     drained(&bus, &pipeline, photos).await;
     let verdict = verdict(&bus, &pipeline).await;

@@ -60,6 +60,9 @@ const TABLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a replica says how it is.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the last word of a stage may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// Parses the arguments, reads the pipeline, connects, and runs `life` until it ends.
 /// With `--once` or `--open`, `once` instead.
 pub(crate) fn main(
@@ -138,8 +141,12 @@ async fn run(
     tracing::info!(stage = name, health, "stage starts");
     let result = life(Arc::clone(&env)).await;
     beats.abort();
-    env.beat(&health, Some(&result)).await;
-    env.bus.flush().await;
+    let farewell = async {
+        env.beat(&health, Some(&result)).await;
+        env.bus.flush().await;
+    };
+    // Where the broker went first, as when all containers are stopped at once, nobody hears it.
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
     env.tracer.end().await;
     tracing::info!(stage = name, handled = env.status.get(Count::Handled), "stage ends");
     result

@@ -137,7 +137,6 @@ impl Compose<'_> {
         line(yaml, 2, "<<: *hardened");
         self.image(yaml, &self.ours("causeway"));
         self.operator(yaml, "apply", &["--wait", &WAIT_S.to_string()], file);
-        line(yaml, 2, "depends_on: { nats: { condition: service_started } }");
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
     }
@@ -255,12 +254,10 @@ x-hardened: &hardened
   security_opt: [\"no-new-privileges:true\"]
   stop_grace_period: {STOP_S}s
 
-# Those that stay, once the streams are made.
+# Those that stay. They depend on none: until the broker answers and has the streams they end, and are started again. (Podman
+# starts nothing again that depends on a container that has ended, as apply does.)
 x-lasting: &lasting
   restart: unless-stopped
-  depends_on:
-    nats: {{ condition: service_started }}
-    apply: {{ condition: service_completed_successfully }}
 
 # Stages: each is asked by its own program whether it is ready. Its metrics are on port {HEALTH_PORT}, within this network.
 x-stage: &stage
