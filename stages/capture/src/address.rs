@@ -146,6 +146,13 @@ impl Url {
         &self.whole
     }
 
+    /// Whether its frames come with timestamps to go by. Motion JPEG over HTTP has none, and what is in other streams over HTTP
+    /// goes by the sender's start; an HLS playlist's come in bursts and are needed.
+    pub(crate) fn is_timed(&self) -> bool {
+        let path = self.whole.split(['?', '#']).next().unwrap_or_default();
+        self.is_rtsp || path.ends_with(".m3u8")
+    }
+
     pub(crate) fn is_rtsp(&self) -> bool {
         self.is_rtsp
     }

@@ -38,7 +38,7 @@ const KNOWN: &[(&str, &str, bool)] = &[
     ("unsupported codec", "ffmpeg knows no decoder for its codec", true),
     ("unrecognized option", "this ffmpeg is too old: 5.1 or newer is needed", true),
     ("invalid data found when processing input", "it is no video that ffmpeg can read", true),
-    ("end of file", "it ends before its first frame", false),
+    ("end of file", "there is no frame in it", false),
 ];
 
 /// What `ffmpeg` says of everything: no reason.

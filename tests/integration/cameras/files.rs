@@ -1,9 +1,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use harness::{FPS, Running, Site, Tools, kill, make_video};
+use harness::{FPS, Running, Site, Tools, eventually, kill, make_video};
 
-use super::{child_of, ffmpeg_of, ids, numbers, pipeline, shots, stored};
+use super::{child_of, ffmpeg_of, ids, is_alive, numbers, pipeline, shots, stored};
 
 const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-bf", "2"];
 
@@ -31,8 +31,7 @@ async fn every_frame_of_a_file_is_captured_once_whoever_is_killed() {
     let before = capture.pid();
     let ffmpeg = child_of(before).expect("an ffmpeg");
     capture.kill().await;
-    harness::eventually("the end of ffmpeg", async || (!Path::new(&format!("/proc/{ffmpeg}")).exists()).then_some(()))
-        .await;
+    eventually("the end of ffmpeg", async || (!is_alive(ffmpeg)).then_some(())).await;
     capture = site.stage("capture", &["--set", "capture.rate=1000"]);
     assert_eq!(capture.ended().await, Some(0), "a file has an end");
 
