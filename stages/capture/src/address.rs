@@ -129,7 +129,11 @@ impl Url {
             secrets.push(password.to_owned());
             secrets.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
         }
-        secrets.extend(path.split_once('?').map(|(_, query)| query.to_owned()));
+        if let Some((_, query)) = path.split_once('?') {
+            // A short value is no secret, and would blot out half of every line.
+            let values = query.split('&').filter_map(|pair| pair.split_once('=').map(|(_, value)| value));
+            secrets.extend(values.filter(|value| value.len() >= 4).chain([query]).map(Into::into));
+        }
         secrets.retain(|secret| !secret.is_empty());
         // A secret within another would leave the rest of it.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));

@@ -370,7 +370,8 @@ fn filters(options: &CaptureOptions, by_arrival: bool) -> String {
     ];
     if by_arrival {
         filters.push("settb=1/1000".into());
-        filters.push("setpts='(RTCTIME-RTCSTART)/1000'".into());
+        // Two that come in the same ms are one ms apart: a muxer takes no timestamp twice.
+        filters.push("setpts='if(isnan(PREV_OUTPTS)\\,0\\,max((RTCTIME-RTCSTART)/1000\\,PREV_OUTPTS+1))'".into());
     }
     if let Some(fps) = options.fps {
         // The first frame in each period; a period is counted from 0, wherever reading begins. The thousandth makes up for

@@ -28,7 +28,7 @@ fn bad_videos(tools: &Tools, dir: &Path) -> Vec<(PathBuf, &'static str)> {
     [
         ("unknown.mkv", "ffmpeg knows no decoder for its codec"),
         ("empty.mp4", "the file is empty"),
-        ("text.mp4", "it is no video that ffmpeg can read"),
+        ("text.mp4", "it is no video or not a whole one"),
         ("cut.mp4", "its index is missing"),
         ("sound.mkv", "there are no moving pictures in it"),
         ("none.mkv", "there is no frame in it"),
