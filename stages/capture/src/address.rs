@@ -123,7 +123,7 @@ impl Url {
             ),
             (user, None) => user.map(Into::into),
         };
-        for user in user.iter() {
+        if let Some(user) = &user {
             let password = user.split_once(':').map_or(&user[..], |(_, password)| password);
             secrets.push(user.clone());
             secrets.push(password.to_owned());
@@ -154,7 +154,7 @@ impl Url {
     /// goes by the sender's start; an HLS playlist's come in bursts and are needed.
     pub(crate) fn is_timed(&self) -> bool {
         let path = self.whole.split(['?', '#']).next().unwrap_or_default();
-        self.is_rtsp || path.ends_with(".m3u8")
+        self.is_rtsp || path.to_ascii_lowercase().ends_with(".m3u8")
     }
 
     pub(crate) fn is_rtsp(&self) -> bool {

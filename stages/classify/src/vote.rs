@@ -143,11 +143,11 @@ fn tally(linked: &[&Appearance], own: &Appearance, options: &VoteOptions, alone:
     if linked.is_empty() && options.min <= 1 {
         return alone;
     }
-    let mut names: Vec<Name<'_>> = Vec::new();
+    let mut names: Vec<Tally<'_>> = Vec::new();
     for voter in linked.iter().copied().chain(std::iter::once(own)) {
         let Some(label) = &voter.label else { continue };
-        let at = names.iter().position(|name| name.name == label).unwrap_or_else(|| {
-            names.push(Name { name: label, ..Name::default() });
+        let at = names.iter().position(|name| name.label == label).unwrap_or_else(|| {
+            names.push(Tally { label, ..Tally::default() });
             names.len() - 1
         });
         let (name, weight) = (&mut names[at], voter.weight());
@@ -160,15 +160,15 @@ fn tally(linked: &[&Appearance], own: &Appearance, options: &VoteOptions, alone:
     let winner = names
         .iter()
         .filter(|name| name.weight > 0.0)
-        .max_by(|a, b| a.weight.total_cmp(&b.weight).then_with(|| b.name.cmp(a.name)));
+        .max_by(|a, b| a.weight.total_cmp(&b.weight).then_with(|| b.label.cmp(a.label)));
     let route = "vote".to_owned();
     let Some(winner) = winner else { return Decision { label: None, route, ..alone } };
     let is_sure = winner.weight * 2.0 > all && winner.voters >= options.min;
     Decision {
-        label: is_sure.then(|| winner.name.to_owned()),
+        label: is_sure.then(|| winner.label.to_owned()),
         score: winner.score / winner.weight,
         margin: winner.margin / winner.weight,
-        nearest: Some(winner.name.to_owned()),
+        nearest: Some(winner.label.to_owned()),
         route,
         ..alone
     }
@@ -176,8 +176,8 @@ fn tally(linked: &[&Appearance], own: &Appearance, options: &VoteOptions, alone:
 
 /// What one name has got so far: sums of weights, and of scores and margins by weight.
 #[derive(Default)]
-struct Name<'a> {
-    name: &'a str,
+struct Tally<'a> {
+    label: &'a str,
     weight: f32,
     score: f32,
     margin: f32,
