@@ -241,6 +241,20 @@ impl Draft {
     }
 }
 
+/// A text that may be shown: users and passwords in URLs are blotted out, byte for byte, so that every place stays where it was.
+fn without_passwords(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut parts = text.split_inclusive("://");
+    shown.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let authority = part.find(['/', '"', '\'', ' ', '\n']).unwrap_or(part.len());
+        let user = part[..authority].rfind('@').unwrap_or(0);
+        shown.extend(std::iter::repeat_n('*', user));
+        shown.push_str(&part[user..]);
+    }
+    shown
+}
+
 /// Gathers the faults of one text: a file with the overrides of the command line behind it.
 pub(crate) struct Findings<'i> {
     path: &'i Path,
@@ -293,8 +307,8 @@ impl<'i> Findings<'i> {
         let (file, overrides) = self.text.split_at(self.overrides_at);
         PipelineError::Wrong(Box::new(Faults {
             list: self.list.into_iter().map(|(_, fault)| fault).collect(),
-            file: NamedSource::new(self.path.display().to_string(), file.to_owned()),
-            command_line: NamedSource::new(COMMAND_LINE, overrides.to_owned()),
+            file: NamedSource::new(self.path.display().to_string(), without_passwords(file)),
+            command_line: NamedSource::new(COMMAND_LINE, without_passwords(overrides)),
         }))
     }
 

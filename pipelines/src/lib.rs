@@ -23,6 +23,7 @@ pub use ledger::{Ledger, Outcome};
 pub use manifest::{Manifest, ManifestError, Task};
 pub use options::{
     CaptureOptions, ClassifyOptions, ClusterOptions, ExtractOptions, Gate, OnFull, PreprocessOptions, Transport,
+    VoteOptions,
 };
 pub use pipeline::{
     Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, defaults,

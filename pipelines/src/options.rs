@@ -217,6 +217,31 @@ pub struct ClassifyOptions {
     #[serde(default = "default_margin")]
     #[schemars(range(min = 0.0))]
     pub margin: f32,
+    /// Name a face of a stream by all its appearances of the last moments; absent, each by itself, as photos are.
+    #[serde(default)]
+    pub vote: Option<VoteOptions>,
+}
+
+/// How the appearances of one face in a stream vote on its name. `vote = {}` is all of the defaults.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VoteOptions {
+    /// How long an appearance has a say, ms.
+    pub window_ms: u64,
+    /// Two appearances are of one face from this cosine on.
+    pub likeness: f32,
+    /// So are two within 0.3 s whose boxes overlap so far, as intersection over union.
+    pub overlap: f32,
+    /// Appearances that must bear a name; fewer are unknown.
+    pub min: usize,
+}
+
+impl Default for VoteOptions {
+    /// Somebody who walks by a door. From frame to frame a face is alike by 0.6 and more with `SFace`, strangers by up to 0.42
+    /// (0.56 when both are blurred).
+    fn default() -> Self {
+        Self { window_ms: 2000, likeness: 0.5, overlap: 0.4, min: 1 }
+    }
 }
 
 fn default_threshold() -> f32 {
@@ -308,7 +333,16 @@ impl Checked for ExtractOptions {
 impl Checked for ClassifyOptions {
     fn check(&self) -> Vec<Senseless> {
         let threshold = within("threshold", self.threshold, COSINES);
-        threshold.into_iter().chain(not_negative("margin", self.margin)).collect()
+        let vote = self.vote.map(|vote| {
+            [
+                within("vote.window_ms", vote.window_ms, VOTE_WINDOW_MS),
+                within("vote.likeness", vote.likeness, COSINES),
+                within("vote.overlap", vote.overlap, 0.0..=1.0),
+                within("vote.min", vote.min, 1..=100),
+            ]
+        });
+        let vote = vote.into_iter().flatten().flatten();
+        threshold.into_iter().chain(not_negative("margin", self.margin)).chain(vote).collect()
     }
 }
 
@@ -326,6 +360,9 @@ const MOST_BUFFER: usize = 4096;
 
 /// How long a video may be still before it is opened anew, ms: a stream needs a second to begin with.
 const STALL_MS: RangeInclusive<u64> = 1_000..=3_600_000;
+
+/// How long appearances may be remembered, ms: an hour.
+const VOTE_WINDOW_MS: RangeInclusive<u64> = 1..=3_600_000;
 
 /// What a cosine can be.
 const COSINES: RangeInclusive<f32> = -1.0..=1.0;

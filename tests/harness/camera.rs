@@ -63,8 +63,10 @@ impl Drop for AbortOnDrop {
 }
 
 struct Control {
-    /// An MPEG transport stream.
+    /// An MPEG transport stream, for RTSP.
     video: Vec<u8>,
+    /// JPEGs, for HTTP.
+    pictures: Vec<Vec<u8>>,
     lasts: Duration,
     began: Instant,
     /// `user:password` in base64.
@@ -81,7 +83,7 @@ const TS: usize = 188;
 const AT_ONCE: usize = 7;
 
 impl Camera {
-    /// Starts one that shows `video`, an MPEG-TS of so many frames. `user` is `user:password` in base64.
+    /// Starts one that shows `video`, an MPEG-TS of so many frames, or what lies beside it as `.mjpeg` to whoever asks by HTTP. `user` is `user:password` in base64.
     ///
     /// # Panics
     /// When it cannot.
@@ -90,6 +92,7 @@ impl Camera {
         let port = listener.local_addr().expect("an address").port();
         let control = Arc::new(Control {
             video: std::fs::read(video).expect("a video"),
+            pictures: pictures(&std::fs::read(video.with_extension("mjpeg")).unwrap_or_default()),
             lasts: Duration::from_secs(1) * frames / FPS,
             began: Instant::now(),
             user: user.map(Into::into),
@@ -148,10 +151,9 @@ async fn show(mut stream: TcpStream, control: &Control) -> std::io::Result<()> {
         }
         match method {
             "GET" => {
-                stream
-                    .write_all(answer("200 OK", "Content-Type: video/mp2t\r\nConnection: close\r\n").as_bytes())
-                    .await?;
-                return play(&mut stream, control, false).await;
+                let more = "Content-Type: multipart/x-mixed-replace;boundary=frame\r\n";
+                stream.write_all(answer("200 OK", more).as_bytes()).await?;
+                return show_pictures(&mut stream, control).await;
             }
             "OPTIONS" => {
                 let more = "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n";
@@ -172,7 +174,7 @@ async fn show(mut stream: TcpStream, control: &Control) -> std::io::Result<()> {
             }
             "PLAY" => {
                 stream.write_all(answer("200 OK", "Session: 1\r\n").as_bytes()).await?;
-                return play(&mut stream, control, true).await;
+                return play(&mut stream, control).await;
             }
             _ => return Ok(()),
         }
@@ -188,7 +190,7 @@ async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
 }
 
 /// Sends what the camera sees now, packet by packet, until the connection ends.
-async fn play(stream: &mut TcpStream, control: &Control, is_rtp: bool) -> std::io::Result<()> {
+async fn play(stream: &mut TcpStream, control: &Control) -> std::io::Result<()> {
     let mut hangs = control.hangs.subscribe();
     let pieces = control.video.len() / TS;
     let (mut piece, mut sequence) = (0, 0_u16);
@@ -203,10 +205,8 @@ async fn play(stream: &mut TcpStream, control: &Control, is_rtp: bool) -> std::i
             for each in piece..piece + AT_ONCE {
                 body.extend_from_slice(&control.video[at(each)..at(each) + TS]);
             }
-            if is_rtp {
-                stream.write_all(&rtp(sequence, body.len())).await?;
-                sequence = sequence.wrapping_add(1);
-            }
+            stream.write_all(&rtp(sequence, body.len())).await?;
+            sequence = sequence.wrapping_add(1);
             stream.write_all(&body).await?;
             piece += AT_ONCE;
         }
@@ -223,4 +223,40 @@ fn rtp(sequence: u16, body: usize) -> Vec<u8> {
     packet.extend((u32::from(sequence) * 900).to_be_bytes());
     packet.extend(1_u32.to_be_bytes());
     packet
+}
+
+/// Motion JPEG over HTTP, as most cameras have it: one picture after the other, each when it is its time.
+async fn show_pictures(stream: &mut TcpStream, control: &Control) -> std::io::Result<()> {
+    let mut hangs = control.hangs.subscribe();
+    let now = || (control.began.elapsed().as_secs_f64() * f64::from(FPS)) as usize;
+    let mut next = now();
+    loop {
+        while next < now() {
+            let picture = &control.pictures[next % control.pictures.len()];
+            let head = format!("--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", picture.len());
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(picture).await?;
+            stream.write_all(b"\r\n").await?;
+            next += 1;
+        }
+        if *hangs.borrow() {
+            let _ = hangs.wait_for(|hangs| !hangs).await;
+            next = now();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The JPEGs of a file that holds one after the other: each ends with the marker EOI before the next one's SOI.
+fn pictures(file: &[u8]) -> Vec<Vec<u8>> {
+    let mut pictures = Vec::new();
+    let mut begin = 0;
+    for at in 1..file.len().saturating_sub(3) {
+        if file[at..].starts_with(b"\xff\xd9\xff\xd8") {
+            pictures.push(file[begin..at + 2].to_vec());
+            begin = at + 2;
+        }
+    }
+    pictures.push(file[begin..].to_vec());
+    pictures
 }

@@ -86,3 +86,8 @@ fn child_of(parent: u32) -> Option<u32> {
         stat.contains("(ffmpeg") && state != Some("Z") && ppid == Some(&parent.to_string())
     })
 }
+
+/// Whether a process runs: one that has ended and was not waited for does not.
+fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}

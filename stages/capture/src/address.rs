@@ -123,13 +123,17 @@ impl Url {
             ),
             (user, None) => user.map(Into::into),
         };
-        for user in user.iter() {
+        if let Some(user) = &user {
             let password = user.split_once(':').map_or(&user[..], |(_, password)| password);
             secrets.push(user.clone());
             secrets.push(password.to_owned());
             secrets.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
         }
-        secrets.extend(path.split_once('?').map(|(_, query)| query.to_owned()));
+        if let Some((_, query)) = path.split_once('?') {
+            // A short value is no secret, and would blot out half of every line.
+            let values = query.split('&').filter_map(|pair| pair.split_once('=').map(|(_, value)| value));
+            secrets.extend(values.filter(|value| value.len() >= 4).chain([query]).map(Into::into));
+        }
         secrets.retain(|secret| !secret.is_empty());
         // A secret within another would leave the rest of it.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -144,6 +148,13 @@ impl Url {
     /// All of it: for `ffmpeg` alone.
     pub(crate) fn whole(&self) -> &str {
         &self.whole
+    }
+
+    /// Whether its frames come with timestamps to go by. Motion JPEG over HTTP has none, and what is in other streams over HTTP
+    /// goes by the sender's start; an HLS playlist's come in bursts and are needed.
+    pub(crate) fn is_timed(&self) -> bool {
+        let path = self.whole.split(['?', '#']).next().unwrap_or_default();
+        self.is_rtsp || path.to_ascii_lowercase().ends_with(".m3u8")
     }
 
     pub(crate) fn is_rtsp(&self) -> bool {

@@ -34,6 +34,9 @@ pub(crate) struct Ffmpeg {
     packets: Packets,
     address: Address,
     stall: Duration,
+    /// It has given a frame.
+    is_open: bool,
+    longest_wait: Duration,
     /// The beginning of a line of stderr.
     line: Vec<u8>,
     /// Where a pipe is read into.
@@ -66,6 +69,8 @@ pub(crate) struct Ended {
     pub(crate) said: Said,
 }
 
+/// How long a stream may take to its first frame at least: `ffmpeg` looks at up to five seconds of it first.
+const OPENING: Duration = Duration::from_secs(12);
 /// Lines of `ffmpeg` that are kept to tell why it ended, and characters of each.
 const LINES_KEPT: usize = 16;
 const LONGEST_LINE: usize = 400;
@@ -76,7 +81,13 @@ const PROTOCOLS: &str = "pipe,fd,rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,http
 
 impl Call {
     /// Finds `ffmpeg` and says what it is to do.
-    pub(crate) fn new(options: &CaptureOptions, address: &Address, threads: usize) -> anyhow::Result<Self> {
+    /// Timestamps are those of the video, or where `by_arrival`, the times at which its frames come.
+    pub(crate) fn new(
+        options: &CaptureOptions,
+        address: &Address,
+        threads: usize,
+        by_arrival: bool,
+    ) -> anyhow::Result<Self> {
         let mut call = Self {
             program: find()?,
             address: address.clone(),
@@ -102,7 +113,7 @@ impl Call {
             Address::Url(url) => call.say_url(url, options),
         }
         // The first picture track, not the cover of a song.
-        call.say(["-map", "0:V:0", "-map_metadata", "-1", "-filter:v", &filters(options)]);
+        call.say(["-map", "0:V:0", "-map_metadata", "-1", "-filter:v", &filters(options, by_arrival)]);
         // Frames as they are, with their times in ms; none is made up to fill a gap.
         call.say(["-fps_mode", "passthrough", "-enc_time_base", "1:1000"]);
         call.say(["-c:v", "mjpeg", "-q:v", &quantiser(options.quality).to_string(), "-flags:v", "+bitexact"]);
@@ -164,6 +175,8 @@ impl Call {
             packets: Packets::new(self.max_bytes),
             address: self.address.clone(),
             stall: self.stall,
+            is_open: false,
+            longest_wait: self.stall,
             line: Vec::new(),
             piece: Vec::new(),
             said: Said::default(),
@@ -190,6 +203,10 @@ impl Ffmpeg {
     /// Reads until there are frames, and gives them; `None` at the end. Nothing is read while nobody calls: then `ffmpeg` waits.
     pub(crate) fn next(&mut self) -> Option<Vec<Packet>> {
         let mut since = Instant::now();
+        if !self.is_open {
+            // It may take longer to open a stream than for its next frame to come.
+            self.longest_wait = self.stall.max(OPENING);
+        }
         let mut piece = std::mem::take(&mut self.piece);
         piece.resize(PIECE, 0);
         let given = self.read(&mut piece, &mut since);
@@ -202,7 +219,7 @@ impl Ffmpeg {
             if self.stdout.is_none() && self.stderr.is_none() {
                 return None;
             }
-            let left = self.stall.saturating_sub(since.elapsed());
+            let left = self.longest_wait.saturating_sub(since.elapsed());
             if left.is_zero() {
                 return None;
             }
@@ -234,6 +251,7 @@ impl Ffmpeg {
                             return None;
                         }
                         if !given.is_empty() {
+                            (self.is_open, self.longest_wait) = (true, self.stall);
                             return Some(given);
                         }
                     }
@@ -345,11 +363,16 @@ const ALIVE: &str = "causeway=";
 
 /// What happens to the frames: counted, thinned by time, then by change, then made what JPEG wants (full range, the matrix of
 /// BT.601, as JFIF asks).
-fn filters(options: &CaptureOptions) -> String {
+fn filters(options: &CaptureOptions, by_arrival: bool) -> String {
     let mut filters = vec![
         format!("metadata=mode=add:key={}:value=1", ALIVE.trim_end_matches('=')),
         format!("metadata=mode=print:key={}:file='pipe\\:2':direct=1", ALIVE.trim_end_matches('=')),
     ];
+    if by_arrival {
+        filters.push("settb=1/1000".into());
+        // Two that come in the same ms are one ms apart: a muxer takes no timestamp twice.
+        filters.push("setpts='if(isnan(PREV_OUTPTS)\\,0\\,max((RTCTIME-RTCSTART)/1000\\,PREV_OUTPTS+1))'".into());
+    }
     if let Some(fps) = options.fps {
         // The first frame in each period; a period is counted from 0, wherever reading begins. The thousandth makes up for
         // timestamps that are a trifle below the period they begin.
@@ -411,7 +434,7 @@ mod tests {
         let options =
             CaptureOptions { input: Some("rtsp://ada:hunter22@camera/1".into()), ..CaptureOptions::default() };
         let address = Address::of(&options, std::path::Path::new("/")).unwrap().unwrap();
-        let call = Call::new(&options, &address, 1).unwrap();
+        let call = Call::new(&options, &address, 1, false).unwrap();
         assert!(!format!("{:?}", call.arguments).contains("hunter22"));
         assert!(call.script.unwrap().starts_with("ffconcat version 1.0\nfile 'rtsp://ada:hunter22@camera/1'\n"));
     }

@@ -159,7 +159,7 @@ mod tests {
         let head = stream(&[]);
         packets.take(&head[..head.len() - 4], |_| panic!("a frame")).unwrap();
         packets.take(b"vidD\0\0\0\0\xff\xff\xff\xff", |_| panic!("a frame")).unwrap();
-        packets.take(&[0; 100_000], |_| panic!("a frame")).unwrap();
+        packets.take(&vec![0; 100_000], |_| panic!("a frame")).unwrap();
         assert!(matches!(&packets.state, State::Body { packet, .. } if packet.jpeg.capacity() < 5000));
     }
 

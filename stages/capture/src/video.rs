@@ -63,6 +63,8 @@ struct Grabbed {
 /// The thread that reads.
 struct Reader {
     call: Call,
+    /// How to call it once it is known that the video has an end.
+    timed: Option<Call>,
     address: Address,
     queue: Arc<Queue<Grabbed>>,
     running: Arc<Mutex<Option<Killer>>>,
@@ -118,7 +120,10 @@ impl Video {
         {
             bail!("cannot capture from standard input: it is a terminal; pipe a video into it");
         }
-        let call = Call::new(options, &address, ctx.threads())?;
+        let by_arrival = matches!(&address, Address::Url(url) if !url.is_timed());
+        let call = Call::new(options, &address, ctx.threads(), by_arrival)?;
+        // What turns out to have an end goes by its own time.
+        let timed = by_arrival.then(|| Call::new(options, &address, ctx.threads(), false)).transpose()?;
         let (naming, written_at) = match &address {
             Address::File(path) => {
                 let (sha256, written_at) = look_at(path).with_context(|| format!("cannot capture from {shown}"))?;
@@ -132,6 +137,7 @@ impl Video {
         let running = Arc::default();
         let reader = Reader {
             call,
+            timed,
             address,
             queue: Arc::clone(&queue),
             running: Arc::clone(&running),
@@ -271,6 +277,13 @@ impl Reader {
         let mut ms = Ms::default();
         while let Some(packets) = ffmpeg.next() {
             let duration = ffmpeg.said().duration;
+            if duration.is_some()
+                && let Some(timed) = self.timed.take()
+            {
+                drop(ffmpeg);
+                self.call = timed;
+                return self.read(lost);
+            }
             for packet in packets {
                 let at = ms.of(packet.ms);
                 if pass_over > 0 {
@@ -397,6 +410,7 @@ fn look_at(path: &Path) -> anyhow::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     ensure!(metadata.is_file(), "it is no file");
+    ensure!(metadata.len() > 0, "the file is empty");
     let (mut sha256, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut piece)? {

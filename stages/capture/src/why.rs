@@ -30,7 +30,7 @@ const KNOWN: &[(&str, &str, bool)] = &[
     ("no such file or directory", "there is no such file or device", false),
     ("no such device", "there is no such device", false),
     ("unknown input format: 'v4l2'", "this ffmpeg reads no cameras of this machine", true),
-    ("moov atom not found", "it is no whole video: its index is missing (moov atom not found)", true),
+    ("moov atom not found", "it is no video or not a whole one: its index is missing (moov atom not found)", true),
     ("matches no streams", "there are no moving pictures in it", true),
     ("decoder not found", "ffmpeg knows no decoder for its codec", true),
     ("no decoder found for", "ffmpeg knows no decoder for its codec", true),
@@ -38,7 +38,7 @@ const KNOWN: &[(&str, &str, bool)] = &[
     ("unsupported codec", "ffmpeg knows no decoder for its codec", true),
     ("unrecognized option", "this ffmpeg is too old: 5.1 or newer is needed", true),
     ("invalid data found when processing input", "it is no video that ffmpeg can read", true),
-    ("end of file", "it ends before its first frame", false),
+    ("end of file", "there is no frame in it", false),
 ];
 
 /// What `ffmpeg` says of everything: no reason.
@@ -51,6 +51,7 @@ const EMPTY_TALK: &[&str] = &[
     "terminating thread",
     "task finished with error",
     "[out#0",
+    "frame=",
     "[swscaler",
     "stream mapping",
     "last message repeated",

@@ -1,6 +1,7 @@
 //! The stage `classify`: the nearest person of the gallery, or nobody.
 
 mod gallery;
+mod vote;
 
 use anyhow::ensure;
 use causeway_pipelines::ClassifyOptions;
@@ -8,6 +9,7 @@ use causeway_schemas::{Decision, Feature};
 use causeway_stage::{Answer, Context, Failure, Live, Stage};
 
 pub use crate::gallery::{Gallery, Match};
+use crate::vote::Votes;
 
 /// The table that the gallery is: a key a person, its value a `causeway_schemas::Person` as JSON.
 pub const TABLE: &str = "people";
@@ -17,15 +19,16 @@ pub struct Classify {
     threshold: f32,
     margin: f32,
     gallery: Live<Gallery>,
+    votes: Option<Votes>,
 }
 
 impl Classify {
     /// Judges by `gallery`, which may change while it runs.
     pub fn with_gallery(options: &ClassifyOptions, gallery: Live<Gallery>) -> anyhow::Result<Self> {
-        let ClassifyOptions { threshold, margin } = *options;
+        let ClassifyOptions { threshold, margin, vote } = *options;
         ensure!((-1.0..=1.0).contains(&threshold), "cannot name from a cosine of {threshold} on: it is within -1..1");
         ensure!((0.0..=2.0).contains(&margin), "cannot ask for a margin of {margin}: it is within 0..2");
-        Ok(Self { threshold, margin, gallery })
+        Ok(Self { threshold, margin, gallery, votes: vote.map(Votes::new) })
     }
 
     fn decide(&self, gallery: &Gallery, feature: Feature) -> Result<Decision, Failure> {
@@ -63,8 +66,15 @@ impl Stage for Classify {
     fn process(&mut self, batch: Vec<Feature>) -> Vec<Result<Answer<Decision>, Failure>> {
         // One gallery a batch: its revision is the same in all decisions of it.
         let gallery = self.gallery.read();
-        let decide = |feature| self.decide(&gallery, feature).map(|decision| Answer::Messages(vec![decision]));
-        batch.into_iter().map(decide).collect()
+        let mut decide = |feature: Feature| {
+            let face = self.votes.is_some().then(|| (feature.space.clone(), feature.unit_vector()));
+            let mut decision = self.decide(&gallery, feature)?;
+            if let (Some(votes), Some((space, Ok(vector)))) = (&mut self.votes, face) {
+                decision = votes.vote(&space, vector, decision);
+            }
+            Ok(Answer::Messages(vec![decision]))
+        };
+        batch.into_iter().map(&mut decide).collect()
     }
 }
 

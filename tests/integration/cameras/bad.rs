@@ -27,8 +27,8 @@ fn bad_videos(tools: &Tools, dir: &Path) -> Vec<(PathBuf, &'static str)> {
     make_video(tools, &at("none.mkv"), 0, &["-c:v", "mpeg4"]);
     [
         ("unknown.mkv", "ffmpeg knows no decoder for its codec"),
-        ("empty.mp4", "it is no video that ffmpeg can read"),
-        ("text.mp4", "it is no video that ffmpeg can read"),
+        ("empty.mp4", "the file is empty"),
+        ("text.mp4", "it is no video or not a whole one"),
         ("cut.mp4", "its index is missing"),
         ("sound.mkv", "there are no moving pictures in it"),
         ("none.mkv", "there is no frame in it"),

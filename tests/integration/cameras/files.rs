@@ -1,9 +1,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use harness::{FPS, Running, Site, Tools, kill, make_video};
+use harness::{FPS, Running, Site, Tools, eventually, kill, make_video};
 
-use super::{child_of, ffmpeg_of, ids, numbers, pipeline, shots, stored};
+use super::{child_of, ffmpeg_of, ids, is_alive, numbers, pipeline, shots, stored};
 
 const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-bf", "2"];
 
@@ -16,29 +16,28 @@ fn video(tools: &Tools, dir: &Path, frames: u32) -> String {
 #[tokio::test]
 async fn every_frame_of_a_file_is_captured_once_whoever_is_killed() {
     let (tools, dir) = (Tools::find(), tempfile::tempdir().expect("a folder"));
-    let file = video(&tools, dir.path(), 150);
+    let file = video(&tools, dir.path(), 300);
     // Slow enough to be killed in the middle.
-    let site = Site::start(&tools, &pipeline(&format!("input = {file:?}\nrate = 60\nbuffer = 4"))).await;
+    let site = Site::start(&tools, &pipeline(&format!("input = {file:?}\nrate = 100\nbuffer = 4"))).await;
     let mut capture = site.stage("capture", &[]);
     let mut killed = None;
-    for at in [20, 60] {
+    for at in [20, 80] {
         stored(&site, at).await;
         let ffmpeg = ffmpeg_of(capture.pid(), killed).await;
         kill(ffmpeg);
         killed = Some(ffmpeg);
     }
-    stored(&site, 90).await;
+    stored(&site, 110).await;
     let before = capture.pid();
     let ffmpeg = child_of(before).expect("an ffmpeg");
     capture.kill().await;
-    harness::eventually("the end of ffmpeg", async || (!Path::new(&format!("/proc/{ffmpeg}")).exists()).then_some(()))
-        .await;
+    eventually("the end of ffmpeg", async || (!is_alive(ffmpeg)).then_some(())).await;
     capture = site.stage("capture", &["--set", "capture.rate=1000"]);
     assert_eq!(capture.ended().await, Some(0), "a file has an end");
 
     let first = shots(&site).await;
-    assert_eq!(numbers(&first), (0..150).collect::<Vec<_>>());
-    assert_eq!(ids(&first).len(), 150);
+    assert_eq!(numbers(&first), (0..300).collect::<Vec<_>>());
+    assert_eq!(ids(&first).len(), 300);
     for shot in &first {
         let capture = &shot.frame.capture;
         let ms = shot.number * 1000 / FPS;

@@ -12,7 +12,7 @@ async fn capture(on_full: &str, is_stuck: impl Fn(&causeway_stage::Heartbeat) ->
     let (tools, dir) = (Tools::find(), tempfile::tempdir().expect("a folder"));
     let file = dir.path().join("clip.mkv");
     // Noise, which JPEG cannot make small.
-    let noise = ["-vf", "noise=alls=40:allf=t,scale=640:-1:flags=neighbor", "-c:v", "mpeg4", "-q:v", "2"];
+    let noise = ["-vf", "noise=all_strength=40:all_flags=t,scale=640:-1:flags=neighbor", "-c:v", "mpeg4", "-q:v", "2"];
     make_video(&tools, &file, FRAMES as u32, &noise);
     let keys = format!("input = {:?}\non_full = \"{on_full}\"\nbuffer = 10\nquality = 100", file.display().to_string());
     let text = pipeline(&keys) + "[keep]\ncaptured = { bytes = \"1MiB\" }\n";

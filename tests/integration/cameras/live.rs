@@ -22,6 +22,7 @@ impl Scene {
         let video = dir.path().join("live.ts");
         // Every frame whole, so that a stream can begin anywhere.
         make_video(&tools, &video, FRAMES, &["-c:v", "mpeg2video", "-g", "1", "-q:v", "2", "-muxrate", "1M"]);
+        make_video(&tools, &video.with_extension("mjpeg"), FRAMES, &["-c:v", "mjpeg", "-q:v", "3"]);
         Self { tools, video, _dir: dir }
     }
 }

@@ -28,9 +28,18 @@ impl Gathered {
         } else {
             dead
         };
+        let dropped: String = self.stages.iter().filter_map(dropped_line).collect();
         let (pipeline, file) = (Paint::Bold.on(&self.pipeline), &self.file);
-        format!("{pipeline} ({file}), {running}\n\n{stages}\n{streams}\n{people}, {dead}\n")
+        format!("{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}\n{people}, {dead}\n")
     }
+}
+
+/// Nothing where nothing was dropped.
+fn dropped_line(stage: &StageStatus) -> Option<String> {
+    let dropped = stage.sum(|beat| beat.dropped);
+    let line =
+        || format!("{} has dropped {}: there was no room for them\n", stage.name, count(dropped as usize, "frame"));
+    (dropped > 0).then(|| Paint::Yellow.on(&line()))
 }
 
 fn stage_row(stage: &StageStatus) -> Vec<String> {
