@@ -4,10 +4,13 @@ mod check;
 mod fault;
 mod form;
 mod graph;
+mod labels;
 mod ledger;
 mod manifest;
 mod options;
+mod parts;
 mod pipeline;
+mod recipe;
 mod registry;
 mod topology;
 mod written;
@@ -19,5 +22,6 @@ pub use options::{CaptureOptions, ClassifyOptions, ClusterOptions, ExtractOption
 pub use pipeline::{
     Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, defaults,
 };
+pub use recipe::{Colour, InputSpec, LabelsSpec, Layout, OutputSpec};
 pub use registry::{USES, Use};
 pub use written::{Override, OverrideError};

@@ -39,11 +39,13 @@ fn default_max_bytes() -> ByteSize {
     ByteSize::mib(32)
 }
 
-/// `uses = "preprocess"`: find faces, align them, keep the good ones.
+/// `uses = "preprocess"`: find faces, align them, keep the good ones; or the whole picture as a model wants to see it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessOptions {
-    /// The detector: a model with `task = "detect"`. Has to be stated.
+    /// A detector, a model with `task = "detect"`: each face becomes a crop. Or a model that looks at whole pictures: the
+    /// picture becomes one crop as the `[input]` of its manifest says, and no other key but `max_pixels` counts. Has to be
+    /// stated.
     #[serde(default)]
     pub model: String,
     /// The picture's longest side is scaled to this many px before detection; a multiple of 32. Faces of 10 px and more of
@@ -96,25 +98,44 @@ fn default_min_score() -> f32 {
     0.7
 }
 
-/// `uses = "extract"`: one feature vector a crop.
+/// `uses = "extract"`: one feature a crop, a vector or a tensor.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExtractOptions {
-    /// The embedding model: a model with `task = "embed"`. Has to be stated.
+    /// A model with `task = "embed"`, whose answer is a vector of length 1; or with `task = "classify"`. Has to be stated.
     #[serde(default)]
     pub model: String,
+    /// The tensor of the model that becomes the feature: the model is run up to it, and the rest of the model in a `classify`
+    /// that names the same model. By default the model's answer.
+    #[serde(default)]
+    pub output: Option<String>,
 }
 
-/// `uses = "classify"`: the nearest person of the gallery.
+/// `uses = "classify"`: the nearest person of the gallery, or the labels of a model.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyOptions {
-    /// Unknown below this cosine. `SFace`: 0.40 (`OpenCV`'s model card says 0.363; 0.40 had fewer false links).
+    /// A model with `task = "classify"`, the one whose tensor is taken: the rest of it is run and its labels are the answer.
+    /// Without it, the gallery is.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// With a model: the tensor that comes in. By default what the stage before gives.
+    #[serde(default)]
+    pub input: Option<String>,
+    /// With a model: how many labels a decision lists, the best first.
+    #[serde(default = "default_top_k")]
+    pub top_k: usize,
+    /// Unknown below this cosine, or with a model below this probability. `SFace`: 0.40 (`OpenCV`'s model card says 0.363; 0.40
+    /// had fewer false links).
     #[serde(default = "default_threshold")]
     pub threshold: f32,
     /// Unknown when the next other person is nearer than this behind the nearest.
     #[serde(default = "default_margin")]
     pub margin: f32,
+}
+
+fn default_top_k() -> usize {
+    5
 }
 
 fn default_threshold() -> f32 {
@@ -187,14 +208,22 @@ impl Checked for PreprocessOptions {
 
 impl Checked for ExtractOptions {
     fn check(&self) -> Vec<Senseless> {
-        model(&self.model, "embed").into_iter().collect()
+        model(&self.model, "embed").into_iter().chain(tensor("output", self.output.as_deref())).collect()
     }
 }
 
 impl Checked for ClassifyOptions {
     fn check(&self) -> Vec<Senseless> {
-        let threshold = within("threshold", self.threshold, COSINES);
-        threshold.into_iter().chain(not_negative("margin", self.margin)).collect()
+        [
+            self.model.as_deref().and_then(|name| model(name, "classify")),
+            tensor("input", self.input.as_deref()),
+            within("top_k", self.top_k, LABELS),
+            within("threshold", self.threshold, COSINES),
+            not_negative("margin", self.margin),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
@@ -206,6 +235,9 @@ impl Checked for ClusterOptions {
 
 /// What a cosine can be.
 const COSINES: RangeInclusive<f32> = -1.0..=1.0;
+
+/// Labels that a decision may list: it stays a short message.
+const LABELS: RangeInclusive<usize> = 1..=100;
 
 /// Longest side of a detector's input, px: below it sees no face, above it takes seconds.
 const INPUT_SIZES: RangeInclusive<u32> = 64..=1920;
@@ -249,4 +281,8 @@ fn model(name: &str, task: &str) -> Option<Senseless> {
         }
         _ => None,
     }
+}
+
+fn tensor(key: &'static str, name: Option<&str>) -> Option<Senseless> {
+    name.is_some_and(|name| name.trim().is_empty()).then(|| Senseless::new(key, "is empty: name a tensor of the model"))
 }

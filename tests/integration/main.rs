@@ -6,6 +6,8 @@ mod fold;
 mod house;
 mod keep;
 mod life;
+mod objects;
+mod own_model;
 mod poison;
 mod refusals;
 mod resume;

@@ -2,8 +2,10 @@
 //!
 //! A [`Picture`] is upright, 8 bits a channel, red green blue, row by row from the top left, without padding.
 
+mod antialiased;
 mod decode;
 mod error;
+mod fit;
 mod picture;
 mod resize;
 mod sharpness;
@@ -15,6 +17,7 @@ mod bad_images;
 
 pub use decode::{Format, Probe, decode, format_of, probe};
 pub use error::ImageError;
+pub use fit::{Fitted, fit};
 pub use picture::Picture;
 pub use resize::resize;
 pub use sharpness::sharpness;
