@@ -34,7 +34,9 @@ impl LabelsSpec {
         let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8 text".into()))?;
         let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
         match labels.iter().position(|label| label.is_empty() || label.len() > MAX_LABEL) {
-            Some(at) => Err(wrong(format!("line {} is no label: it is empty or has more than {MAX_LABEL} bytes", at + 1))),
+            Some(at) => {
+                Err(wrong(format!("line {} is no label: it is empty or has more than {MAX_LABEL} bytes", at + 1)))
+            }
             None if labels.is_empty() => Err(wrong("it has no label".into())),
             None => Ok(labels),
         }

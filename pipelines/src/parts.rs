@@ -25,7 +25,8 @@ impl Check<'_, '_> {
     fn needs_model(&mut self, stage: &Draught<'_>) {
         for key in ["input", "top_k"] {
             if is_use(stage, "classify") && stage.spec.as_ref().is_some_and(|spec| spec.options.contains_key(key)) {
-                let draft = Draft::new(format!("`{key}` is for a model: this stage names none, so it asks the gallery"));
+                let draft =
+                    Draft::new(format!("`{key}` is for a model: this stage names none, so it asks the gallery"));
                 self.findings.push(stage.at(key), draft.stage(Some(&stage.name)).key(key));
             }
         }
@@ -47,7 +48,8 @@ impl Check<'_, '_> {
                 let (stage, name) = (&stages[at], &stages[before].name);
                 let message = format!("`input` is `{wanted}`, and `{name}` gives the model's answer");
                 let help = Some(format!("write in [stage.{name}]: output = \"{wanted}\""));
-                self.findings.push(stage.at("input"), Draft::new(message).stage(Some(&stage.name)).key("input").help(help));
+                self.findings
+                    .push(stage.at("input"), Draft::new(message).stage(Some(&stage.name)).key("input").help(help));
             }
             return;
         };

@@ -56,7 +56,9 @@ impl Shown {
         let venv = self.tools.env.iter().find(|(name, _)| name == "CAUSEWAY_NATS_SERVER").expect("the server");
         let venv = Path::new(&venv.1).parent().expect("it lies in the venv").to_owned();
         let path = std::env::join_paths(
-            [self.tools.bin.clone(), venv].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))),
+            [self.tools.bin.clone(), venv]
+                .into_iter()
+                .chain(std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))),
         );
         let mut shell = Command::new("sh");
         shell.args(["-euc", command]).current_dir(self.folder.path()).env("PATH", path.expect("a PATH"));
@@ -86,7 +88,8 @@ impl Shown {
 
     /// `up` ends at once, with one message that has all of `words`.
     async fn refused(&self, words: &[&str]) {
-        let up = "causeway up colours.toml --models models --input pictures --until-drained";
+        // What an earlier try left on the links would be taken up: there has to be something to do for every stage.
+        let up = "rm -rf .causeway && causeway up colours.toml --models models --input pictures --until-drained";
         let finished = self.run(up).await;
         assert!(finished.code.is_some_and(|code| code != 0), "{finished:?}");
         for word in words {
@@ -106,7 +109,11 @@ async fn the_page_does_what_it_shows() {
     for Shell { command, output } in &shown.commands {
         let finished = shown.run(command).await.ok();
         for line in output {
-            assert!(finished.stdout.contains(line.trim_end()), "`{line}` is not what `{command}` prints: {}", finished.stdout);
+            assert!(
+                finished.stdout.contains(line.trim_end()),
+                "`{line}` is not what `{command}` prints: {}",
+                finished.stdout
+            );
         }
     }
     let report = std::fs::read_to_string(shown.file(".causeway/report.html")).expect("the report");
@@ -136,8 +143,12 @@ async fn labels_that_do_not_fit_the_outputs_are_refused() {
 async fn a_model_with_another_input_or_output_is_refused() {
     let shown = Shown::made().await;
     shown.change("models/colours.toml", "size = [48, 32]", "size = [64, 64]");
-    let words =
-        ["cannot use the model `colours` here", "[stage.extract]", "`image` f32 [1, 64, 64, 3]", "`image` f32 [N, 32, 48, 3]"];
+    let words = [
+        "cannot use the model `colours` here",
+        "[stage.extract]",
+        "`image` f32 [1, 64, 64, 3]",
+        "`image` f32 [N, 32, 48, 3]",
+    ];
     shown.refused(&words).await;
     shown.change("models/colours.toml", "size = [64, 64]", "size = [48, 32]");
     shown.change("models/colours.toml", "layout = \"nhwc\"", "layout = \"nchw\"");
@@ -161,7 +172,9 @@ async fn a_model_of_another_type_is_refused() {
     let manifest = std::fs::read_to_string(shown.file("models/colours.toml")).expect("the manifest");
     let old = manifest.split("sha256 = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a hash");
     shown.change("models/colours.toml", old, &sha256[..64]);
-    shown.refused(&["cannot use the model `colours` here", "`image` f32 [1, 32, 48, 3]", "`image` u8 [N, 32, 48, 3]"]).await;
+    shown
+        .refused(&["cannot use the model `colours` here", "`image` f32 [1, 32, 48, 3]", "`image` u8 [N, 32, 48, 3]"])
+        .await;
 }
 
 #[tokio::test]
@@ -191,9 +204,11 @@ async fn two_ends_of_different_models_are_told_by_validate() {
     shown.change("colours.toml", "model = \"colours\"\ntop_k", "model = \"shapes\"\ninput = \"likeness\"\ntop_k");
     let finished = shown.run("causeway validate colours.toml || exit $?").await;
     assert_eq!(finished.code, Some(64), "{finished:?}");
-    for word in
-        ["`extract` gives tensors of the model `colours`", "rest of `shapes`", "`input` is `likeness`, and `extract` gives `mean`"]
-    {
+    for word in [
+        "`extract` gives tensors of the model `colours`",
+        "rest of `shapes`",
+        "`input` is `likeness`, and `extract` gives `mean`",
+    ] {
         let said = finished.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(said.contains(word), "`{word}` is not in {}", finished.stderr);
     }

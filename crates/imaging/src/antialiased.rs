@@ -108,7 +108,13 @@ mod tests {
     /// `sum((i + 1) * v for i, v in enumerate(resized.tobytes())) % 2**32`.
     #[test]
     fn pictures_are_pillows() {
-        for (size, wanted) in [([30, 20], 206_676_213), ([61, 20], 854_313_019), ([17, 47], 366_595_884), ([100, 90], 3_542_271_337), ([33, 90], 768_795_140)] {
+        for (size, wanted) in [
+            ([30, 20], 206_676_213),
+            ([61, 20], 854_313_019),
+            ([17, 47], 366_595_884),
+            ([100, 90], 3_542_271_337),
+            ([33, 90], 768_795_140),
+        ] {
             let resized = bilinear(&noise(61, 47), size);
             let numbered = resized.pixels().iter().zip(1_u32..);
             let sum = numbered.fold(0_u32, |sum, (&value, at)| sum.wrapping_add(at.wrapping_mul(u32::from(value))));

@@ -29,12 +29,8 @@ pub fn fit(picture: &Picture, resize: Option<u32>, size: [u32; 2]) -> Fitted {
     let rows = resized.rows().skip(top).take(height);
     let pixels = rows.flat_map(|row| &row[left * CHANNELS..(left + width) * CHANNELS]).copied().collect();
     let scale = |axis: usize| whole[axis] as f32 / scaled[axis] as f32;
-    let part = [
-        start[0] as f32 * scale(0),
-        start[1] as f32 * scale(1),
-        size[0] as f32 * scale(0),
-        size[1] as f32 * scale(1),
-    ];
+    let part =
+        [start[0] as f32 * scale(0), start[1] as f32 * scale(1), size[0] as f32 * scale(0), size[1] as f32 * scale(1)];
     Fitted { picture: Picture::new(size[0], size[1], pixels).expect("a piece within the picture"), part }
 }
 

@@ -93,7 +93,8 @@ impl Wiring {
         let mut inputs = names(&graph.input)?;
         // Before IR version 4 every weight is an input too.
         inputs.retain(|name| !weights.contains(name));
-        let given = |(at, node): (usize, &Node)| node.output.iter().map(move |name| (name.clone(), at)).collect::<Vec<_>>();
+        let given =
+            |(at, node): (usize, &Node)| node.output.iter().map(move |name| (name.clone(), at)).collect::<Vec<_>>();
         let maker = nodes.iter().enumerate().flat_map(given).filter(|(name, _)| !name.is_empty()).collect();
         Ok(Self { nodes, maker, inputs, outputs: names(&graph.output)? })
     }
@@ -113,7 +114,8 @@ impl Wiring {
         if let Some(apart) = wanted.iter().find(|name| !behind.contains(**name)) {
             return Err(CutError::Apart { from: from.into(), to: (*apart).into() });
         }
-        let reads = needed.iter().map(|&at| &self.nodes[at]).filter(|node| node.output.iter().any(|o| behind.contains(&**o)));
+        let reads =
+            needed.iter().map(|&at| &self.nodes[at]).filter(|node| node.output.iter().any(|o| behind.contains(&**o)));
         let crossing: BTreeSet<&str> =
             reads.flat_map(Node::reads).filter(|name| live.contains(name) && !behind.contains(name)).collect();
         if crossing.is_empty() {
@@ -206,8 +208,10 @@ impl Wiring {
         let values = named(whole.value_info.iter().chain(&whole.output))?;
         part.value_info = of(&named(&whole.value_info)?, &kept);
         let about = |one: &Bytes| Ok((Annotation::decode(one.clone())?.tensor_name, one.clone()));
-        part.quantization_annotation =
-            of(&whole.quantization_annotation.iter().map(about).collect::<Result<Vec<_>, prost::DecodeError>>()?, &kept);
+        part.quantization_annotation = of(
+            &whole.quantization_annotation.iter().map(about).collect::<Result<Vec<_>, prost::DecodeError>>()?,
+            &kept,
+        );
         // A type that the file tells of the tensor has its shape; else the engine finds it out.
         let value = |name: &str| {
             let told = values.iter().find(|(known, _)| known == name);
@@ -217,7 +221,8 @@ impl Wiring {
         if let Some(from) = cut.from {
             let weight_inputs = named(&whole.input)?.into_iter().filter(|(name, _)| !self.inputs.contains(name));
             part.input = std::iter::once(value(from)).chain(of(&weight_inputs.collect::<Vec<_>>(), &kept)).collect();
-            part.value_info = of(&named(&part.value_info)?, &kept.iter().copied().filter(|name| *name != from).collect());
+            part.value_info =
+                of(&named(&part.value_info)?, &kept.iter().copied().filter(|name| *name != from).collect());
         }
         if let Some(to) = cut.to {
             part.output = vec![value(to)];

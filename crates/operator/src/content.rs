@@ -249,6 +249,16 @@ mod tests {
     }
 
     #[test]
+    fn of_a_list_the_best_labels_are_shown() {
+        let top = [("tabby", 0.741), ("lynx", 0.2), ("puma", 0.03), ("tiger", 0.01)];
+        let top: Vec<Ranked> = top.map(|(label, score)| Ranked { label: label.into(), score }).to_vec();
+        let known = Decision { top: top.clone(), ..decision(Some("tabby"), Some("tabby")) };
+        assert_eq!(answer(&known), "tabby 0.74, lynx 0.20, puma 0.03");
+        let unknown = Decision { top, ..decision(None, Some("tabby")) };
+        assert_eq!(answer(&unknown), "unknown (tabby 0.74, lynx 0.20, puma 0.03)");
+    }
+
+    #[test]
     fn every_kind_is_a_line() {
         let frame = Frame { capture: capture(), image: b"\xff\xd8\xff\xe0 and so on".to_vec() };
         assert_eq!(again(&frame, Codec::Bincode).line(), "a/photo.jpg  JPEG, 14 B");

@@ -223,7 +223,10 @@ impl Page<'_> {
         let row = each(shown, |face: &Face<'_>| {
             let picture = match self.thumbnails.get(&face.id) {
                 Some(address) => {
-                    format!("<img src=\"{address}\" width=\"96\" height=\"96\" alt=\"{}\">", Text(&described(face, self.subject)))
+                    format!(
+                        "<img src=\"{address}\" width=\"96\" height=\"96\" alt=\"{}\">",
+                        Text(&described(face, self.subject))
+                    )
                 }
                 None => "<div class=\"lost\">photo no longer kept</div>".into(),
             };

@@ -185,8 +185,11 @@ impl<'a> Summary<'a> {
     fn names_note(&self) -> String {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|&(_, &faces)| std::cmp::Reverse(faces));
-        let shown: Vec<String> =
-            names.iter().take(MAX_NAMES).map(|&(name, &regions)| format!("{name} ({})", self.regions(regions))).collect();
+        let shown: Vec<String> = names
+            .iter()
+            .take(MAX_NAMES)
+            .map(|&(name, &regions)| format!("{name} ({})", self.regions(regions)))
+            .collect();
         let more = names.len().saturating_sub(MAX_NAMES);
         shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
     }

@@ -91,7 +91,8 @@ impl Model {
         let numbers = match &mut self.rest {
             None => numbers,
             Some(rest) => {
-                let shape: Vec<usize> = std::iter::once(1).chain(feature.shape.iter().map(|&size| size as usize)).collect();
+                let shape: Vec<usize> =
+                    std::iter::once(1).chain(feature.shape.iter().map(|&size| size as usize)).collect();
                 let tensor = ArrayD::from_shape_vec(shape, numbers).map_err(|error| unfit(&error.to_string()))?;
                 let outputs = rest.run(&tensor).map_err(|error| failure(&error))?;
                 let answer = self.manifest.output.as_ref().map_or("", |output| &output.name);

@@ -3,8 +3,8 @@ use causeway_pipelines::ClassifyOptions;
 use causeway_schemas::{Decision, Feature};
 use causeway_stage::{Failure, Live, Stage as _};
 
-use crate::gallery::{Gallery, Match};
 use crate::Classify;
+use crate::gallery::{Gallery, Match};
 
 /// Names faces by a gallery that is followed live.
 pub(crate) struct People {

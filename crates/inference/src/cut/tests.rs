@@ -14,6 +14,12 @@ fn weight(name: &str) -> Bytes {
     Tensor { name: name.into() }.encode_to_vec().into()
 }
 
+fn file(graph: Graph) -> Bytes {
+    let mut model = Model::decode(Bytes::new()).unwrap();
+    model.graph = Some(graph);
+    model.encode_to_vec().into()
+}
+
 /// x → a → b → c → y with a way round from a to c, a weight each, and a constant that both halves read.
 fn model() -> Bytes {
     let graph = Graph {
@@ -30,7 +36,7 @@ fn model() -> Bytes {
         output: vec![value("y"), value("z")],
         ..Graph::default()
     };
-    Model { graph: Some(graph), ..Model::default() }.encode_to_vec().into()
+    file(graph)
 }
 
 /// What a part has: what its nodes give, its weights, its inputs, its outputs.
@@ -84,8 +90,9 @@ fn what_is_not_there_is_told_with_what_is() {
 
 #[test]
 fn a_circle_and_bytes_that_are_no_model_are_refused() {
-    let graph = Graph { node: vec![node(&["b"], "a"), node(&["a"], "b")], output: vec![value("b")], ..Graph::default() };
-    let circle: Bytes = Model { graph: Some(graph), ..Model::default() }.encode_to_vec().into();
+    let graph =
+        Graph { node: vec![node(&["b"], "a"), node(&["a"], "b")], output: vec![value("b")], ..Graph::default() };
+    let circle = file(graph);
     let error = Cut { from: None, to: Some("a") }.of(circle).unwrap_err();
     assert!(matches!(error, CutError::Circle(_)), "{error}");
     for bytes in [&b"no model"[..], b"", b"\x3a\xff\xff\xff\xff\x0f"] {
@@ -107,7 +114,7 @@ fn what_an_inner_graph_reads_crosses_too() {
         output: vec![value("y")],
         ..Graph::default()
     };
-    let file: Bytes = Model { graph: Some(graph), ..Model::default() }.encode_to_vec().into();
+    let file = file(graph);
     let error = Cut { from: Some("b"), to: None }.of(file.clone()).unwrap_err();
     assert!(matches!(&error, CutError::NotAlone { crossing, .. } if crossing == "`a`"), "{error}");
     assert!(Cut { from: Some("a"), to: None }.of(file).is_ok());
