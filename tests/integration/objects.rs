@@ -58,8 +58,8 @@ fn golden(tools: &Tools) -> BTreeMap<String, Top> {
     let all = all["pictures"].as_object().expect("pictures");
     for (name, picture) in all {
         let made = ImageReader::open(tools.views().join(name)).expect("the picture").decode().expect("a picture");
-        let hash =
-            Sha256::digest(made.into_rgb8().as_raw()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let digest = Sha256::digest(made.into_rgb8().as_raw());
+        let hash = digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         assert_eq!(picture["pixels"], hash.as_str(), "the set-up made another {name} than the golden answer is of");
     }
     let top = |picture: &Value| {

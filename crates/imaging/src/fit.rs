@@ -40,21 +40,19 @@ const LONGEST: u32 = 64;
 /// Width and height that the picture is scaled to; nowhere less than `size`.
 fn scaled(whole: [u32; 2], resize: Option<u32>, size: [u32; 2]) -> [u32; 2] {
     let shorter = whole[0].min(whole[1]);
-    match resize {
+    if let Some(resize) = resize {
         // torchvision: int(size * longer / shorter).
-        Some(resize) => whole.map(|side| {
+        return whole.map(|side| {
             let long = u64::from(resize) * u64::from(side) / u64::from(shorter);
-            (long as u32).min(resize.saturating_mul(LONGEST)).max(resize)
-        }),
-        None => {
-            let covers = |axis: usize| f64::from(size[axis]) / f64::from(whole[axis]);
-            let scale = covers(0).max(covers(1));
-            [0, 1].map(|axis| {
-                let side = (f64::from(whole[axis]) * scale).round() as u32;
-                side.min(size[axis].saturating_mul(LONGEST)).max(size[axis])
-            })
-        }
+            (long.min(u64::from(resize.saturating_mul(LONGEST))) as u32).max(resize)
+        });
     }
+    let covers = |axis: usize| f64::from(size[axis]) / f64::from(whole[axis]);
+    let scale = covers(0).max(covers(1));
+    [0, 1].map(|axis| {
+        let side = (f64::from(whole[axis]) * scale).round() as u32;
+        side.min(size[axis].saturating_mul(LONGEST)).max(size[axis])
+    })
 }
 
 /// Where the piece begins. torchvision: `int(round((side - piece) / 2.0))`, and Python rounds halves to even.
@@ -91,7 +89,7 @@ mod tests {
     fn the_part_is_told_in_pixels_of_the_original() {
         let fitted = fit(&grey(400, 200, |x, _| (x / 2) as u8), Some(100), [80, 60]);
         assert_eq!((fitted.picture.width(), fitted.picture.height()), (80, 60));
-        assert_eq!(fitted.part, [120.0, 40.0, 160.0, 120.0]);
+        assert_eq!(fitted.part.map(|px| px as u32), [120, 40, 160, 120]);
         // The left of the piece is the original's at 120 px, where it is 60.
         assert!((59..=61).contains(&fitted.picture.pixels()[0]), "{}", fitted.picture.pixels()[0]);
     }

@@ -146,10 +146,10 @@ impl Wiring {
         let makers = |at: usize| self.nodes[at].reads().into_iter().filter_map(|name| self.maker.get(name).copied());
         let mut readers = vec![Vec::new(); self.nodes.len()];
         let mut missing: Vec<usize> = vec![0; self.nodes.len()];
-        for at in 0..self.nodes.len() {
+        for (at, missing) in missing.iter_mut().enumerate() {
             for maker in makers(at) {
                 readers[maker].push(at);
-                missing[at] += 1;
+                *missing += 1;
             }
         }
         let mut order: Vec<usize> = (0..self.nodes.len()).filter(|&at| missing[at] == 0).collect();

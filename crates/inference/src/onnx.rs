@@ -5,6 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 
 /// `ModelProto`.
+#[expect(clippy::struct_field_names, reason = "the format's own names")]
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Model {
     #[prost(int64, optional, tag = "1")]

@@ -161,11 +161,13 @@ fn answer(decision: &Decision) -> String {
     let (score, margin) = (decision.score, decision.margin);
     if let [best, others @ ..] = &decision.top[..] {
         let ranked = |one: &Ranked| format!("{} {:.2}", one_line(&one.label, MAX_TEXT), one.score);
-        let others: String = others.iter().take(MAX_OTHERS).map(|one| format!(", {}", ranked(one))).collect();
-        return match &decision.label {
-            Some(label) => format!("{} {score:.2}{others}", Paint::Green.on(&one_line(label, MAX_TEXT))),
-            None => format!("unknown ({}{others})", ranked(best)),
+        let first = match &decision.label {
+            Some(label) => format!("{} {score:.2}", Paint::Green.on(&one_line(label, MAX_TEXT))),
+            None => format!("unknown ({}", ranked(best)),
         };
+        let others = others.iter().take(MAX_OTHERS).map(ranked);
+        let list = std::iter::once(first).chain(others).collect::<Vec<_>>().join(", ");
+        return if decision.label.is_some() { list } else { list + ")" };
     }
     match (&decision.label, &decision.nearest) {
         (Some(label), _) => {
