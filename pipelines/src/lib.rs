@@ -5,10 +5,13 @@ mod fault;
 mod form;
 mod graph;
 mod input;
+mod labels;
 mod ledger;
 mod manifest;
 mod options;
+mod parts;
 mod pipeline;
+mod recipe;
 mod registry;
 mod schema;
 mod test_spec;
@@ -28,6 +31,7 @@ pub use options::{
 pub use pipeline::{
     Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, defaults,
 };
+pub use recipe::{Colour, InputSpec, LabelsSpec, Layout, OutputSpec};
 pub use registry::{USES, Use};
 pub use schema::{json_schema, tests_json_schema};
 pub use test_spec::{Expectation, Expected, Near, Region, TestInput, TestPerson, TestSpec};

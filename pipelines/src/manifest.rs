@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::fault::did_you_mean;
+use crate::recipe::{InputSpec, LabelsSpec, OutputSpec, named};
 
 /// Longest manifest that is read, bytes.
 const MAX_MANIFEST_BYTES: u64 = 64 << 10;
@@ -20,6 +21,8 @@ pub enum Task {
     Detect,
     /// Gives a vector for a crop.
     Embed,
+    /// Gives a number for each label.
+    Classify,
 }
 
 /// A model's manifest: `NAME.toml` in the folder of models.
@@ -43,6 +46,15 @@ pub struct Manifest {
     pub licence: String,
     /// Where it came from and what was done to it.
     pub source: String,
+    /// How a picture becomes its input, where it embeds or classifies.
+    #[serde(default)]
+    pub input: Option<InputSpec>,
+    /// Which of its outputs is the answer, where it embeds or classifies.
+    #[serde(default)]
+    pub output: Option<OutputSpec>,
+    /// What the numbers of the answer are called, where it classifies.
+    #[serde(default)]
+    pub labels: Option<LabelsSpec>,
 }
 
 /// Why a manifest cannot be used.
@@ -94,7 +106,56 @@ impl Manifest {
         let mut manifest: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().into()))?;
         manifest.check(name).map_err(wrong)?;
         manifest.file = models.join(&manifest.file);
+        if let Some(labels) = &mut manifest.labels {
+            labels.file = models.join(&labels.file);
+        }
         Ok(manifest)
+    }
+
+    /// How a picture becomes its input.
+    pub fn input(&self) -> Result<&InputSpec, ManifestError> {
+        self.input.as_ref().ok_or_else(|| self.lacks("[input]", "how a picture becomes its input"))
+    }
+
+    /// Which of its outputs is the answer.
+    pub fn output(&self) -> Result<&OutputSpec, ManifestError> {
+        self.output.as_ref().ok_or_else(|| self.lacks("[output]", "which of its outputs is the answer"))
+    }
+
+    /// The space of the tensor `tensor` of this model, and of its answer where it has none of its own: what a feature says of
+    /// itself. Tensors of different spaces are never compared, nor is one put into another's place.
+    pub fn space_of(&self, tensor: &str) -> String {
+        let is_answer = self.output.as_ref().is_some_and(|output| output.name == tensor);
+        match &self.space {
+            Some(space) if is_answer => space.clone(),
+            _ => format!("{}-{}/{tensor}", self.name, self.version),
+        }
+    }
+
+    /// The labels, one for each number of the answer, out of a file whose hash is the manifest's.
+    pub fn labels(&self) -> Result<Vec<String>, ManifestError> {
+        self.labels.as_ref().ok_or_else(|| self.lacks("[labels]", "what its numbers are called"))?.read()
+    }
+
+    /// The labels, if they are as many as the answer has numbers; `None` is a number that the model does not fix.
+    pub fn fit_labels(&self, numbers: Option<u32>) -> Result<Vec<String>, ManifestError> {
+        let labels = self.labels()?;
+        let file = self.labels.as_ref().map(|labels| labels.file.clone()).unwrap_or_default();
+        match numbers {
+            Some(numbers) if numbers as usize != labels.len() => {
+                let (name, count) = (&self.name, labels.len());
+                Err(ManifestError::Wrong {
+                    path: file,
+                    why: format!("it has {count} labels, and the model `{name}` gives {numbers} numbers"),
+                })
+            }
+            _ => Ok(labels),
+        }
+    }
+
+    fn lacks(&self, table: &str, says: &str) -> ManifestError {
+        let why = format!("it has no table `{table}`, which says {says}");
+        ManifestError::Wrong { path: self.file.with_file_name(format!("{}.toml", self.name)), why }
     }
 
     fn check(&self, name: &str) -> Result<(), String> {
@@ -104,15 +165,25 @@ impl Manifest {
         if self.version.trim().is_empty() {
             return Err("`version` is empty".into());
         }
-        if self.sha256.len() != 64 || !self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err("`sha256` is not 64 digits of lower-case hex".into());
+        pinned("file", &self.file, "sha256", &self.sha256)?;
+        if let Some(input) = &self.input {
+            input.check()?;
         }
-        let plain = self.file.components().all(|part| matches!(part, Component::Normal(_)));
-        if !plain || self.file.as_os_str().is_empty() {
-            return Err(format!(
-                "`file` is `{}`: it must be a path within the folder of the manifest",
-                self.file.display()
-            ));
+        if let Some(output) = &self.output {
+            named("output.name", &output.name)?;
+        }
+        if let Some(labels) = &self.labels {
+            pinned("labels.file", &labels.file, "labels.sha256", &labels.sha256)?;
+        }
+        if self.task == Task::Classify {
+            let (input, output, labels) = (self.input.is_none(), self.output.is_none(), self.labels.is_none());
+            let tables = [("input", input), ("output", output), ("labels", labels)];
+            if let Some((table, _)) = tables.iter().find(|(_, missing)| *missing) {
+                return Err(format!(
+                    "the table `[{table}]` is missing: a model that classifies says what it sees (`[input]`), which output \
+                     is its answer (`[output]`) and what the numbers are called (`[labels]`)"
+                ));
+            }
         }
         if self.task == Task::Embed && self.space.as_deref().is_none_or(|space| space.trim().is_empty()) {
             return Err("`space` is missing: a model that embeds names its embedding space".into());
@@ -123,6 +194,19 @@ impl Manifest {
 
 /// The same as `is_model_name`, for editors.
 pub(crate) const MODEL_NAMES: &str = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$";
+
+/// A file within the folder of the manifest, with its hash.
+fn pinned(file_key: &str, file: &Path, sha256_key: &str, sha256: &str) -> Result<(), String> {
+    if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(format!("`{sha256_key}` is not 64 digits of lower-case hex"));
+    }
+    let plain = file.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || file.as_os_str().is_empty() {
+        let file = file.display();
+        return Err(format!("`{file_key}` is `{file}`: it must be a path within the folder of the manifest"));
+    }
+    Ok(())
+}
 
 /// Whether a pipeline may name a model so: it becomes the name of a file.
 pub(crate) fn is_model_name(name: &str) -> bool {
@@ -175,6 +259,27 @@ licence = "Apache-2.0"
 source = "OpenCV Zoo"
 "#;
 
+    const CLASSIFIER: &str = r#"
+name = "sface"
+version = "1"
+file = "c.onnx"
+sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+task = "classify"
+licence = "MIT"
+source = "here"
+[input]
+name = "x"
+size = [48, 32]
+resize = 64
+[output]
+name = "y"
+[labels]
+file = "c.txt"
+sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+licence = "MIT"
+source = "here"
+"#;
+
     fn load(name: &str, text: &str) -> Result<Manifest, ManifestError> {
         let models = tempfile::tempdir().unwrap();
         std::fs::write(models.path().join("sface.toml"), text).unwrap();
@@ -208,6 +313,43 @@ source = "OpenCV Zoo"
         ];
         for (from, to, why) in cases {
             let error = load("sface", &GOOD.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("sface.toml"), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_classifier_says_what_it_sees_and_what_it_answers() {
+        let models = tempfile::tempdir().unwrap();
+        std::fs::write(models.path().join("sface.toml"), CLASSIFIER).unwrap();
+        let manifest = Manifest::load(models.path(), "sface").unwrap();
+        let input = manifest.input().unwrap();
+        assert_eq!((input.shape(), input.colour, input.divide_by), ([1, 3, 32, 48], crate::Colour::Rgb, 255.0));
+        assert_eq!(manifest.space_of("y"), "sface-1/y");
+        let error = manifest.labels().unwrap_err().to_string();
+        assert!(error.contains("c.txt"), "{error}");
+        std::fs::write(models.path().join("c.txt"), "red\n").unwrap();
+        let error = manifest.labels().unwrap_err().to_string();
+        assert!(error.contains("c.txt: its SHA-256 is "), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_classifier_says_why() {
+        let cases = [
+            ("[input]", "[input_]", "unknown field `input_`"),
+            ("[48, 32]", "[0, 32]", "`input.size` is 0"),
+            ("[48, 32]", "[65, 32]", "65 × 32 px cannot be cut"),
+            ("[48, 32]", "[48]", "invalid length 1"),
+            ("resize = 64", "std = [1, 1, 0]", "`input.std` is [1.0, 1.0, 0.0]"),
+            ("resize = 64", "mean = [nan, 1, 0]", "`input.mean`"),
+            ("resize = 64", "divide_by = 0", "`input.divide_by`"),
+            ("resize = 64", "layout = \"hwc\"", "unknown variant `hwc`"),
+            ("name = \"y\"", "name = \"\"", "`output.name` is empty"),
+            ("[output]\nname = \"y\"\n", "", "the table `[output]` is missing"),
+            ("\"c.txt\"", "\"../c.txt\"", "`labels.file` is `../c.txt`"),
+        ];
+        for (from, to, why) in cases {
+            assert!(CLASSIFIER.contains(from), "{from}");
+            let error = load("sface", &CLASSIFIER.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("sface.toml"), "{to}: {error}");
         }
     }

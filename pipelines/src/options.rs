@@ -38,13 +38,16 @@ pub struct CaptureOptions {
     pub max_bytes: ByteSize,
     /// Of a video: at most this many frames a second of its own time; all of them when absent.
     #[serde(default)]
+    #[schemars(range(min = *FPS.start(), max = *FPS.end()))]
     pub fps: Option<f64>,
     /// Of a video: only frames that differ from the one before by more than this, 0..1 (`ffmpeg`'s scene score); about 0.02 is
     /// somebody walking by, 0.4 a cut. The first frame always comes. Looks at the frames that `fps` leaves.
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub scene: Option<f64>,
     /// Of a video: how well its frames are kept, as JPEG of this quality, 1..100.
     #[serde(default = "default_quality")]
+    #[schemars(range(min = 1, max = 100))]
     pub quality: u8,
     /// How an RTSP camera sends.
     #[serde(default)]
@@ -55,9 +58,11 @@ pub struct CaptureOptions {
     pub on_full: Option<OnFull>,
     /// Frames of a video that wait in memory for the link.
     #[serde(default = "default_buffer")]
+    #[schemars(range(min = 1, max = MOST_BUFFER))]
     pub buffer: usize,
     /// A video that gives no frame for this long is opened anew, ms.
     #[serde(default = "default_stall_ms")]
+    #[schemars(range(min = *STALL_MS.start(), max = *STALL_MS.end()))]
     pub stall_ms: u64,
     /// A file with the password of the user that the URL names, so that it stands in no pipeline file; relative to the
     /// pipeline file.
@@ -131,11 +136,13 @@ fn default_max_bytes() -> ByteSize {
     ByteSize::mib(32)
 }
 
-/// `uses = "preprocess"`: find faces, align them, keep the good ones.
+/// `uses = "preprocess"`: find faces, align them, keep the good ones; or the whole picture as a model wants to see it.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessOptions {
-    /// The detector: a model with `task = "detect"`. Has to be stated.
+    /// A detector, a model with `task = "detect"`: each face becomes a crop. Or a model that looks at whole pictures: the
+    /// picture becomes one crop as the `[input]` of its manifest says, and no other key but `max_pixels` counts. Has to be
+    /// stated.
     #[serde(default)]
     #[schemars(regex(pattern = MODEL_NAMES))]
     pub model: String,
@@ -195,21 +202,38 @@ fn default_min_score() -> f32 {
     0.7
 }
 
-/// `uses = "extract"`: one feature vector a crop.
+/// `uses = "extract"`: one feature a crop, a vector or a tensor.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtractOptions {
-    /// The embedding model: a model with `task = "embed"`. Has to be stated.
+    /// A model with `task = "embed"`, whose answer is a vector of length 1; or with `task = "classify"`. Has to be stated.
     #[serde(default)]
     #[schemars(regex(pattern = MODEL_NAMES))]
     pub model: String,
+    /// The tensor of the model that becomes the feature: the model is run up to it, and the rest of the model in a `classify`
+    /// that names the same model. By default the model's answer.
+    #[serde(default)]
+    pub output: Option<String>,
 }
 
-/// `uses = "classify"`: the nearest person of the gallery.
+/// `uses = "classify"`: the nearest person of the gallery, or the labels of a model.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyOptions {
-    /// Unknown below this cosine. `SFace`: 0.40 (`OpenCV`'s model card says 0.363; 0.40 had fewer false links).
+    /// A model with `task = "classify"`, the one whose tensor is taken: the rest of it is run and its labels are the answer.
+    /// Without it, the gallery is.
+    #[serde(default)]
+    #[schemars(regex(pattern = MODEL_NAMES))]
+    pub model: Option<String>,
+    /// With a model: the tensor that comes in. By default what the stage before gives.
+    #[serde(default)]
+    pub input: Option<String>,
+    /// With a model: how many labels a decision lists, the best first.
+    #[serde(default = "default_top_k")]
+    #[schemars(range(min = *LABELS.start(), max = *LABELS.end()))]
+    pub top_k: usize,
+    /// Unknown below this cosine, or with a model below this probability. `SFace`: 0.40 (`OpenCV`'s model card says 0.363; 0.40
+    /// had fewer false links).
     #[serde(default = "default_threshold")]
     #[schemars(range(min = *COSINES.start(), max = *COSINES.end()))]
     pub threshold: f32,
@@ -223,16 +247,20 @@ pub struct ClassifyOptions {
 }
 
 /// How the appearances of one face in a stream vote on its name. `vote = {}` is all of the defaults.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VoteOptions {
     /// How long an appearance has a say, ms.
+    #[schemars(range(min = *VOTE_WINDOW_MS.start(), max = *VOTE_WINDOW_MS.end()))]
     pub window_ms: u64,
     /// Two appearances are of one face from this cosine on.
+    #[schemars(range(min = *COSINES.start(), max = *COSINES.end()))]
     pub likeness: f32,
     /// So are two within 0.3 s whose boxes overlap so far, as intersection over union.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub overlap: f32,
     /// Appearances that must bear a name; fewer are unknown.
+    #[schemars(range(min = 1, max = 100))]
     pub min: usize,
 }
 
@@ -242,6 +270,10 @@ impl Default for VoteOptions {
     fn default() -> Self {
         Self { window_ms: 2000, likeness: 0.5, overlap: 0.4, min: 1 }
     }
+}
+
+fn default_top_k() -> usize {
+    5
 }
 
 fn default_threshold() -> f32 {
@@ -326,23 +358,37 @@ impl Checked for PreprocessOptions {
 
 impl Checked for ExtractOptions {
     fn check(&self) -> Vec<Senseless> {
-        model(&self.model, "embed").into_iter().collect()
+        model(&self.model, "embed").into_iter().chain(tensor("output", self.output.as_deref())).collect()
     }
 }
 
 impl Checked for ClassifyOptions {
     fn check(&self) -> Vec<Senseless> {
-        let threshold = within("threshold", self.threshold, COSINES);
         let vote = self.vote.map(|vote| {
             [
                 within("vote.window_ms", vote.window_ms, VOTE_WINDOW_MS),
                 within("vote.likeness", vote.likeness, COSINES),
                 within("vote.overlap", vote.overlap, 0.0..=1.0),
                 within("vote.min", vote.min, 1..=100),
+                self.model.is_some().then(|| {
+                    Senseless::new(
+                        "vote",
+                        "is for people: the labels of a model are of one picture each, leave one of them out",
+                    )
+                }),
             ]
         });
-        let vote = vote.into_iter().flatten().flatten();
-        threshold.into_iter().chain(not_negative("margin", self.margin)).chain(vote).collect()
+        [
+            self.model.as_deref().and_then(|name| model(name, "classify")),
+            tensor("input", self.input.as_deref()),
+            within("top_k", self.top_k, LABELS),
+            within("threshold", self.threshold, COSINES),
+            not_negative("margin", self.margin),
+        ]
+        .into_iter()
+        .chain(vote.into_iter().flatten())
+        .flatten()
+        .collect()
     }
 }
 
@@ -366,6 +412,9 @@ const VOTE_WINDOW_MS: RangeInclusive<u64> = 1..=3_600_000;
 
 /// What a cosine can be.
 const COSINES: RangeInclusive<f32> = -1.0..=1.0;
+
+/// Labels that a decision may list: it stays a short message.
+const LABELS: RangeInclusive<usize> = 1..=100;
 
 /// Longest side of a detector's input, px: below it sees no face, above it takes seconds.
 const INPUT_SIZES: RangeInclusive<u32> = 64..=1920;
@@ -412,4 +461,8 @@ fn model(name: &str, task: &str) -> Option<Senseless> {
         }
         _ => None,
     }
+}
+
+fn tensor(key: &'static str, name: Option<&str>) -> Option<Senseless> {
+    name.is_some_and(|name| name.trim().is_empty()).then(|| Senseless::new(key, "is empty: name a tensor of the model"))
 }

@@ -16,6 +16,11 @@ pub trait Message: Serialize + DeserializeOwned + Clone + Send + Sync + 'static 
     /// Where it began.
     fn capture(&self) -> &Capture;
 
+    /// Reads a body of the version before `VERSION`; `None` where that is not read, as when there was none.
+    fn of_version_before(_body: &[u8], _codec: Codec) -> Option<Result<Self, String>> {
+        None
+    }
+
     /// The kind as written in `Causeway-Kind`: `feature.v1`.
     fn kind() -> String {
         format!("{}.v{}", Self::NOUN, Self::VERSION)
@@ -117,11 +122,17 @@ pub fn encode<M: Serialize>(message: &M, codec: Codec) -> Vec<u8> {
 
 /// Reads a message of kind `M` out of a body whose headers said `kind` and `codec`.
 pub fn decode<M: Message>(kind: Option<&str>, codec: Codec, body: &[u8]) -> Result<M, DecodeError> {
-    check_kind::<M>(kind)?;
+    let version = version_of::<M>(kind)?;
     if body.len() > M::MAX_BYTES {
         return Err(DecodeError::TooLong { len: body.len(), kind: M::kind(), max: M::MAX_BYTES });
     }
-    decode_body(body, codec).map_err(|why| DecodeError::Malformed { kind: M::kind(), why })
+    let other = || DecodeError::OtherKind { found: shown(kind), wanted: M::kind() };
+    let read = match M::VERSION - version {
+        0 => decode_body(body, codec),
+        1 => M::of_version_before(body, codec).ok_or_else(other)?,
+        _ => return Err(other()),
+    };
+    read.map_err(|why| DecodeError::Malformed { kind: shown(kind), why })
 }
 
 /// Reads bytes that `encode` wrote, whatever they are; for records that are no messages (a fold's changes).
@@ -153,19 +164,22 @@ fn decode_limited<T: DeserializeOwned>(body: &[u8]) -> Result<(T, usize), String
     result.map_err(|error| error.to_string())
 }
 
-fn check_kind<M: Message>(kind: Option<&str>) -> Result<(), DecodeError> {
-    let kind = kind.ok_or_else(|| DecodeError::NoKind("missing".into()))?;
-    let shown = || kind.chars().take(64).collect::<String>();
-    let (noun, version) = kind
+/// The version of a kind whose noun is `M`'s; at most the newest that is known.
+fn version_of<M: Message>(kind: Option<&str>) -> Result<u16, DecodeError> {
+    let written = kind.ok_or_else(|| DecodeError::NoKind("missing".into()))?;
+    let (noun, version) = written
         .split_once(".v")
         .and_then(|(noun, version)| Some((noun, version.parse::<u16>().ok()?)))
-        .ok_or_else(|| DecodeError::NoKind(format!("`{}`", shown())))?;
+        .ok_or_else(|| DecodeError::NoKind(format!("`{}`", shown(kind))))?;
     if noun != M::NOUN {
-        return Err(DecodeError::OtherKind { found: shown(), wanted: M::kind() });
+        return Err(DecodeError::OtherKind { found: shown(kind), wanted: M::kind() });
     }
-    match version {
-        v if v > M::VERSION => Err(DecodeError::Newer { found: shown(), wanted: M::kind() }),
-        v if v == M::VERSION => Ok(()),
-        _ => Err(DecodeError::OtherKind { found: shown(), wanted: M::kind() }),
+    if version > M::VERSION {
+        return Err(DecodeError::Newer { found: shown(kind), wanted: M::kind() });
     }
+    Ok(version)
+}
+
+fn shown(kind: Option<&str>) -> String {
+    kind.unwrap_or_default().chars().take(64).collect()
 }

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Id, Message};
+use crate::{Codec, Id, Message, decode_body};
 
 /// Where a message began: the same in every message that comes of one captured item.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,9 +111,14 @@ impl Feature {
 
     /// The numbers of a one-dimensional f32 feature; `None` when shape, dtype and data do not agree.
     pub fn vector(&self) -> Option<Vec<f32>> {
+        if self.shape.len() == 1 { self.numbers() } else { None }
+    }
+
+    /// The numbers of an f32 feature of any shape, row-major; `None` when shape, dtype and data do not agree.
+    pub fn numbers(&self) -> Option<Vec<f32>> {
         let Dtype::F32 = self.dtype;
-        let [len] = self.shape[..] else { return None };
-        if self.data.len() != len as usize * 4 {
+        let len = self.shape.iter().try_fold(4_usize, |len, &size| len.checked_mul(size as usize))?;
+        if self.data.len() != len {
             return None;
         }
         let numbers = self.data.as_chunks::<4>().0;
@@ -133,7 +138,7 @@ impl Feature {
     }
 }
 
-/// `decision.v1`: who or what it is.
+/// `decision.v2`: who or what it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// Where it began.
@@ -142,18 +147,60 @@ pub struct Decision {
     pub region: Region,
     /// The name; `None` is "unknown".
     pub label: Option<String>,
-    /// Likeness to the nearest known one: a cosine, -1..1; 0 when nothing is known.
+    /// By a gallery: likeness to the nearest known one, a cosine, -1..1; 0 when nothing is known. By a model: the probability
+    /// of its first label, 0..1.
     pub score: f32,
     /// How far the nearest is ahead of the next other one; equal to `score` when there is no other.
     pub margin: f32,
-    /// The nearest known one, also where it was not near enough.
+    /// The nearest known one or the model's first label, also where it was not near or sure enough.
     pub nearest: Option<String>,
     /// The model whose feature was judged.
     pub model: ModelRef,
-    /// The revision of the gallery that was judged by.
+    /// The revision of the gallery that was judged by; 0 where a model judged.
     pub gallery: u64,
     /// Which way the answer came about; "classify" unless a fallback answered.
     pub route: String,
+    /// The best labels, the best first: as many as the stage gives (`top_k`) by a model, none by a gallery.
+    pub top: Vec<Ranked>,
+}
+
+/// A label and how sure it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// The label.
+    pub label: String,
+    /// Its probability, 0..1.
+    pub score: f32,
+}
+
+/// `decision.v1`: without `top`. It is read as a [`Decision`], never written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionV1 {
+    /// As in [`Decision`].
+    pub capture: Capture,
+    /// As in [`Decision`].
+    pub region: Region,
+    /// As in [`Decision`].
+    pub label: Option<String>,
+    /// As in [`Decision`].
+    pub score: f32,
+    /// As in [`Decision`].
+    pub margin: f32,
+    /// As in [`Decision`].
+    pub nearest: Option<String>,
+    /// As in [`Decision`].
+    pub model: ModelRef,
+    /// As in [`Decision`].
+    pub gallery: u64,
+    /// As in [`Decision`].
+    pub route: String,
+}
+
+impl From<DecisionV1> for Decision {
+    fn from(before: DecisionV1) -> Self {
+        let DecisionV1 { capture, region, label, score, margin, nearest, model, gallery, route } = before;
+        Self { capture, region, label, score, margin, nearest, model, gallery, route, top: Vec::new() }
+    }
 }
 
 /// `assignment.v1`: which cluster a face belongs to.
@@ -234,9 +281,22 @@ macro_rules! message {
 message!(Frame, "frame", MAX_IMAGE);
 message!(Crop, "crop", MAX_TENSOR);
 message!(Feature, "feature", MAX_TENSOR);
-message!(Decision, "decision", MAX_RESULT);
 message!(Assignment, "assignment", MAX_RESULT);
 message!(Empty, "empty", MAX_RESULT);
+
+impl Message for Decision {
+    const NOUN: &'static str = "decision";
+    const VERSION: u16 = 2;
+    const MAX_BYTES: usize = MAX_RESULT;
+
+    fn capture(&self) -> &Capture {
+        &self.capture
+    }
+
+    fn of_version_before(body: &[u8], codec: Codec) -> Option<Result<Self, String>> {
+        Some(decode_body::<DecisionV1>(body, codec).map(Self::from))
+    }
+}
 
 impl DeadLetter {
     /// The noun in its kind and its subject.

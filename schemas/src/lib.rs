@@ -9,6 +9,7 @@ mod meta;
 pub use codec::{Codec, DecodeError, Message, decode, decode_body, encode};
 pub use id::{Id, IdError};
 pub use kinds::{
-    Assignment, Capture, Crop, DeadLetter, Decision, Dtype, Empty, Feature, Frame, ModelRef, Person, Region,
+    Assignment, Capture, Crop, DeadLetter, Decision, DecisionV1, Dtype, Empty, Feature, Frame, ModelRef, Person,
+    Ranked, Region,
 };
 pub use meta::{Meta, MetaError, Part, header};

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use causeway_schemas::{
-    Assignment, Capture, Codec, Crop, DeadLetter, Decision, Dtype, Empty, Feature, Frame, Id, Message, ModelRef,
-    Person, Region, decode, decode_body, encode,
+    Assignment, Capture, Codec, Crop, DeadLetter, Decision, DecisionV1, Dtype, Empty, Feature, Frame, Id, Message,
+    ModelRef, Person, Ranked, Region, decode, decode_body, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,13 +82,14 @@ fn every_kind_is_written_as_it_was() {
     holds(&Decision {
         capture: capture(),
         region: region(),
-        label: Some("Ada Lovelace".into()),
+        label: Some("tabby cat".into()),
         score: 0.75,
         margin: 0.5,
-        nearest: Some("Ada Lovelace".into()),
+        nearest: Some("tabby cat".into()),
         model: model(),
-        gallery: 7,
+        gallery: 0,
         route: "classify".into(),
+        top: vec![Ranked { label: "tabby cat".into(), score: 0.75 }, Ranked { label: "lynx".into(), score: 0.25 }],
     });
     holds(&Assignment { capture: capture(), region: region(), cluster: id("a"), score: 0.5, merged: vec![id("b")] });
     holds(&Empty {
@@ -121,4 +122,31 @@ fn every_kind_is_written_as_it_was() {
             enrolled_at: 1,
         },
     );
+}
+
+/// What a program of the version before wrote is read: as it was written, and without what it did not have.
+#[test]
+fn the_version_before_is_still_read() {
+    let before = DecisionV1 {
+        capture: capture(),
+        region: region(),
+        label: Some("Ada Lovelace".into()),
+        score: 0.75,
+        margin: 0.5,
+        nearest: Some("Ada Lovelace".into()),
+        model: model(),
+        gallery: 7,
+        route: "classify".into(),
+    };
+    for (codec, end) in [(Codec::Bincode, "bin"), (Codec::Json, "json")] {
+        golden(&format!("decision.v1.{end}"), &encode(&before, codec));
+        let read = decode::<Decision>(Some("decision.v1"), codec, &encode(&before, codec)).unwrap();
+        assert_eq!(read, before.clone().into());
+        assert!(read.top.is_empty());
+    }
+    let bytes = encode(&before, Codec::Bincode);
+    let error = decode::<Decision>(Some("decision.v2"), Codec::Bincode, &bytes).unwrap_err();
+    assert_eq!(error.reason(), "malformed", "{error}");
+    let error = decode::<Decision>(Some("decision.v0"), Codec::Bincode, &bytes).unwrap_err();
+    assert_eq!(error.reason(), "unknown-kind", "{error}");
 }

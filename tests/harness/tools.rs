@@ -31,8 +31,14 @@ impl Tools {
         let bin = std::env::current_exe().expect("a test has a path");
         let bin = bin.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
         assert!(bin.join("causeway").is_file(), "{} is missing: run ./dev test", bin.join("causeway").display());
-        let wanted =
-            ["CAUSEWAY_ONNXRUNTIME", "CAUSEWAY_NATS_SERVER", "CAUSEWAY_FFMPEG", "CAUSEWAY_MODELS", "CAUSEWAY_PHOTOS"];
+        let wanted = [
+            "CAUSEWAY_ONNXRUNTIME",
+            "CAUSEWAY_NATS_SERVER",
+            "CAUSEWAY_FFMPEG",
+            "CAUSEWAY_MODELS",
+            "CAUSEWAY_PHOTOS",
+            "CAUSEWAY_VIEWS",
+        ];
         let env = wanted.map(|name| {
             let value = std::env::var(name).unwrap_or_else(|_| panic!("${name} is not set: run ./dev test"));
             (name.to_owned(), value)
@@ -47,6 +53,20 @@ impl Tools {
 
     /// The demo's photos: `input/` and `enrol/`.
     pub fn photos(&self) -> PathBuf {
-        self.env.iter().find(|(name, _)| name == "CAUSEWAY_PHOTOS").map(|(_, value)| value.into()).expect("set above")
+        self.folder("CAUSEWAY_PHOTOS")
+    }
+
+    /// The models that `./dev` brings.
+    pub fn models(&self) -> PathBuf {
+        self.folder("CAUSEWAY_MODELS")
+    }
+
+    /// The pictures that classifiers are checked on: views of photographs, as PNG.
+    pub fn views(&self) -> PathBuf {
+        self.folder("CAUSEWAY_VIEWS")
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.into()).expect("set above")
     }
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_bus::{Bus, names};
 use causeway_pipelines::{Ledger, Pipeline};
-use causeway_schemas::{Assignment, Codec, Decision, Id, decode_body};
+use causeway_schemas::{Assignment, Codec, Decision, Id, Message as _, decode_body};
 use causeway_stage::outcome_of;
 use futures::StreamExt as _;
 
@@ -58,7 +58,7 @@ pub async fn verdict(bus: &Bus, pipeline: &Pipeline) -> Verdict {
             let body = bus.body(&record.headers, record.body).await.expect("a body");
             let part = meta.part.to_string();
             match meta.kind.as_str() {
-                "decision.v1" => {
+                kind if kind == Decision::kind() => {
                     let decision: Decision = decode_body(&body, Codec::Json).expect("a decision");
                     let face = (decision.capture.item, part);
                     if verdict.decisions.insert(face.clone(), (decision.label, decision.score)).is_some() {

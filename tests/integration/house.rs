@@ -10,6 +10,7 @@ use harness::workspace;
 const KNOWN_TO_ONE: &[(&str, &str)] = &[
     ("async-nats", "causeway-bus"),
     ("ort", "causeway-inference"),
+    ("prost", "causeway-inference"),
     ("bincode", "causeway-schemas"),
     ("toml", "causeway-pipelines"),
     ("opentelemetry", "causeway-stage"),

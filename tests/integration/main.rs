@@ -12,6 +12,8 @@ mod house;
 mod keep;
 mod life;
 mod metrics;
+mod objects;
+mod own_model;
 mod pipeline_tests;
 mod poison;
 mod refusals;

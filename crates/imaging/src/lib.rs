@@ -2,8 +2,10 @@
 //!
 //! A [`Picture`] is upright, 8 bits a channel, red green blue, row by row from the top left, without padding.
 
+mod antialiased;
 mod decode;
 mod error;
+mod fit;
 mod jpeg;
 mod picture;
 mod resize;
@@ -16,6 +18,7 @@ mod bad_images;
 
 pub use decode::{Format, Probe, decode, decode_at_least, format_of, probe};
 pub use error::ImageError;
+pub use fit::{Fitted, fit};
 pub use picture::Picture;
 pub use resize::resize;
 pub use sharpness::sharpness;

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::EngineError;
+use crate::{CutError, EngineError};
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,16 @@ pub enum OpenError {
         path: PathBuf,
         /// What it says.
         source: ort::Error,
+    },
+    /// The model has no such part.
+    #[error("cannot cut the model `{name}` ({path}): {source}")]
+    Cut {
+        /// The model.
+        name: String,
+        /// Its ONNX file.
+        path: PathBuf,
+        /// Why.
+        source: CutError,
     },
     /// A model of another sort than its stage can use.
     #[error("cannot use the model `{name}` here: this stage needs {wanted}; the model has {found}")]

@@ -32,6 +32,12 @@ impl fmt::Display for Port<'_> {
     }
 }
 
+/// The shape of a port of 32-bit floats; a size that the model leaves open is `None`.
+pub(crate) fn float_shape(outlet: &Outlet) -> Option<Vec<Option<u32>>> {
+    let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = outlet.dtype() else { return None };
+    Some(shape.iter().map(|&size| u32::try_from(size).ok()).collect())
+}
+
 /// A model's port for a person: `` `input` f32 [N, 3, H, W] ``.
 pub(crate) fn shown(outlet: &Outlet) -> String {
     let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {

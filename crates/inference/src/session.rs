@@ -10,8 +10,8 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{Outlet, TensorRef};
 use sha2::{Digest, Sha256};
 
-use crate::port::shown;
-use crate::{OpenError, Port, RunError, engine};
+use crate::port::{float_shape, shown};
+use crate::{Cut, OpenError, Port, RunError, engine};
 
 /// One model, ready to run on the thread that holds it.
 pub struct Session {
@@ -23,7 +23,13 @@ impl Session {
     /// Reads the model's file, compares its SHA-256 with the manifest, and only then lets the engine parse those same bytes.
     /// `threads` work within one operation; they sleep between runs.
     pub fn open(manifest: &Manifest, threads: usize) -> Result<Self, OpenError> {
-        let bytes = read_trusted(manifest)?;
+        Self::open_part(manifest, threads, Cut::default())
+    }
+
+    /// The same for a part of the model: the whole file is compared, the part cut out in memory. Both parts of a cut give
+    /// together what the whole gives.
+    pub fn open_part(manifest: &Manifest, threads: usize, cut: Cut<'_>) -> Result<Self, OpenError> {
+        let bytes = part_of(read_trusted(manifest)?, manifest, cut)?;
         let environment = engine::environment()?;
         let session = configured(&environment, threads).and_then(|mut builder| builder.commit_from_memory(&bytes));
         let session = session.map_err(|source| OpenError::Refused {
@@ -55,6 +61,17 @@ impl Session {
         })
     }
 
+    /// The shape of an output of 32-bit floats, as far as the model fixes it; `None` where there is no such output.
+    pub fn output_shape(&self, name: &str) -> Option<Vec<Option<u32>>> {
+        let outlet = self.session.outputs().iter().find(|outlet| outlet.name() == name)?;
+        float_shape(outlet)
+    }
+
+    /// The names of its outputs, each with its type and shape, for a person.
+    pub fn outputs_shown(&self) -> String {
+        self.session.outputs().iter().map(shown).collect::<Vec<_>>().join(", ")
+    }
+
     /// Which model it is; messages carry it.
     pub fn model(&self) -> &ModelRef {
         &self.model
@@ -77,6 +94,14 @@ impl Session {
         tracing::debug!(target: "causeway_inference::run", model = self.model.name, version = self.model.version, took_ns, "model run");
         Ok(Outputs { outputs, model })
     }
+}
+
+fn part_of(bytes: Vec<u8>, manifest: &Manifest, cut: Cut<'_>) -> Result<Vec<u8>, OpenError> {
+    if cut.is_whole() {
+        return Ok(bytes);
+    }
+    let (name, path) = (manifest.name.clone(), manifest.file.clone());
+    cut.of(bytes.into()).map_err(|source| OpenError::Cut { name, path, source })
 }
 
 /// The bytes of the model's file, which are those that the manifest means.

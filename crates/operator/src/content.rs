@@ -2,7 +2,7 @@
 
 use causeway_imaging::{Format, ImageError, format_of};
 use causeway_schemas::{
-    Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Region, decode, decode_body,
+    Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Ranked, Region, decode, decode_body,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -153,9 +153,22 @@ fn item(message: &impl Message) -> String {
     Paint::Bold.on(&one_line(&message.capture().item, MAX_TEXT))
 }
 
-/// `Ada Lovelace 0.74 (margin 0.31)`, `unknown (nearest Ada Lovelace 0.21)`.
+/// Labels after the first that are shown of a list.
+const MAX_OTHERS: usize = 2;
+
+/// `Ada Lovelace 0.74 (margin 0.31)`, `unknown (nearest Ada Lovelace 0.21)`; of a list `tabby cat 0.62, lynx 0.11`.
 fn answer(decision: &Decision) -> String {
     let (score, margin) = (decision.score, decision.margin);
+    if let [best, others @ ..] = &decision.top[..] {
+        let ranked = |one: &Ranked| format!("{} {:.2}", one_line(&one.label, MAX_TEXT), one.score);
+        let first = match &decision.label {
+            Some(label) => format!("{} {score:.2}", Paint::Green.on(&one_line(label, MAX_TEXT))),
+            None => format!("unknown ({}", ranked(best)),
+        };
+        let others = others.iter().take(MAX_OTHERS).map(ranked);
+        let list = std::iter::once(first).chain(others).collect::<Vec<_>>().join(", ");
+        return if decision.label.is_some() { list } else { list + ")" };
+    }
     match (&decision.label, &decision.nearest) {
         (Some(label), _) => {
             format!("{} {score:.2} (margin {margin:.2})", Paint::Green.on(&one_line(label, MAX_TEXT)))
@@ -228,12 +241,23 @@ mod tests {
             nearest: nearest.map(Into::into),
             model: model(),
             gallery: 4,
+            top: Vec::new(),
             route: "classify".into(),
         }
     }
 
     fn again<M: Message>(message: &M, codec: Codec) -> Content {
         Content::decode(Some(&M::kind()), codec, &encode(message, codec))
+    }
+
+    #[test]
+    fn of_a_list_the_best_labels_are_shown() {
+        let top = [("tabby", 0.741), ("lynx", 0.2), ("puma", 0.03), ("tiger", 0.01)];
+        let top: Vec<Ranked> = top.map(|(label, score)| Ranked { label: label.into(), score }).to_vec();
+        let known = Decision { top: top.clone(), ..decision(Some("tabby"), Some("tabby")) };
+        assert_eq!(answer(&known), "tabby 0.74, lynx 0.20, puma 0.03");
+        let unknown = Decision { top, ..decision(None, Some("tabby")) };
+        assert_eq!(answer(&unknown), "unknown (tabby 0.74, lynx 0.20, puma 0.03)");
     }
 
     #[test]

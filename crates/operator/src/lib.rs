@@ -22,6 +22,7 @@ mod report;
 mod results;
 mod session;
 mod status;
+mod subject;
 mod summary;
 mod supervisor;
 mod tap;

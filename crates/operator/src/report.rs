@@ -15,6 +15,7 @@ use causeway_schemas::{DeadLetter, Empty, Id, Meta};
 
 use crate::home::Home;
 use crate::results::{Cluster, Face, Found, Numbers, Recognised, Results};
+use crate::subject::Subject;
 use crate::terminal::{count, date_time};
 use crate::thumbnails::{self, Thumbnails, Wanted};
 
@@ -35,7 +36,7 @@ pub(crate) async fn write(bus: &Bus, pipeline: &Pipeline, results: &Results, hom
     let wanted = shown.iter().map(|face| Wanted { id: face.id, root: face.meta.root, region: face.region.clone() });
     let thumbnails = thumbnails::cut(bus, pipeline, wanted.collect()).await?;
     let shown = shown.iter().map(|face| face.id).collect();
-    let page = Page { pipeline, results, shown, thumbnails }.page();
+    let page = Page { pipeline, results, shown, thumbnails, subject: Subject::of(pipeline) }.page();
     let path = crate::session::absolute(&home.report())?;
     replace(&path, &page).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
@@ -62,6 +63,7 @@ struct Page<'a> {
     results: &'a Results,
     shown: HashSet<Id>,
     thumbnails: Thumbnails,
+    subject: Subject,
 }
 
 impl Page<'_> {
@@ -94,22 +96,25 @@ impl Page<'_> {
         let now = date_time(causeway_stage::now_ns());
         let Numbers { photos, faces, people, clusters, unknown_clusters, empties, dead_letters } =
             self.results.numbers();
-        let numbers = [
-            ("Photos", photos),
-            ("Faces", faces),
-            ("People recognised", people),
-            ("Clusters", clusters),
-            ("Unknown clusters", unknown_clusters),
-            ("Without a result", empties),
-            ("Dead letters", dead_letters),
-        ];
+        let named = self.results.faces().iter().filter(|face| face.label().is_some()).count();
+        let told = match self.subject {
+            Subject::Faces => vec![
+                ("Faces", faces),
+                ("People recognised", people),
+                ("Clusters", clusters),
+                ("Unknown clusters", unknown_clusters),
+            ],
+            Subject::Objects => vec![("Labelled", named), ("Different labels", people), ("Unknown", faces - named)],
+        };
+        let rest = [("Without a result", empties), ("Dead letters", dead_letters)];
+        let numbers = [("Photos", photos)].into_iter().chain(told).chain(rest);
         let numbers = each(numbers, |(what, count)| format!("<div><dt>{what}</dt><dd>{count}</dd></div>\n"));
         let (name, file) = (Text(&self.pipeline.name), self.pipeline.file.display().to_string());
-        let hidden = faces - self.shown.len();
+        let (hidden, region) = (faces - self.shown.len(), self.subject.region());
         let cut = match hidden {
             0 => String::new(),
             _ => format!(
-                "<p>This page shows {MAX_FACES} faces; {hidden} more are stored: <code>nats sub '{name}.&gt;'</code> or <code>causeway tap</code> give them all.</p>\n"
+                "<p>This page shows {MAX_FACES} {region}s; {hidden} more are stored: <code>nats sub '{name}.&gt;'</code> or <code>causeway tap</code> give them all.</p>\n"
             ),
         };
         format!(
@@ -150,6 +155,11 @@ impl Page<'_> {
     fn people(&self) -> String {
         let people = self.results.people();
         let cards = each(people, |person| self.person(&person));
+        if self.subject == Subject::Objects {
+            let about = "<p class=\"soft\">The number is the probability that the model gives the label, 0 to 1.</p>\n";
+            let none = "<p>None: no picture has a label that is likely enough.</p>\n";
+            return section("people", "Labels", about, if cards.is_empty() { none } else { &cards });
+        }
         let none = "<p>Nobody. Teach the gallery who somebody is with <code>causeway enrol NAME=DIR</code>, then run again with <code>--again</code>.</p>\n";
         let about = "<p class=\"soft\">The number is the likeness to the nearest enrolled photo, a cosine: 1 is the same.</p>\n";
         let content = if cards.is_empty() { none } else { &cards };
@@ -161,7 +171,7 @@ impl Page<'_> {
             let score = face.decision.map_or(0.0, |decision| decision.score);
             format!("<b>{score:.2}</b> {}", file_name(face))
         });
-        let (name, count) = (Text(person.name), count(person.faces.len(), "face"));
+        let (name, count) = (Text(person.name), count(person.faces.len(), self.subject.region()));
         format!(
             "<article class=\"card\"><div><h3>{name}</h3><span class=\"soft\">{count}</span></div>\n{faces}</article>\n"
         )
@@ -198,6 +208,11 @@ impl Page<'_> {
         if faces.is_empty() {
             return String::new();
         }
+        if self.subject == Subject::Objects {
+            let about = "<p class=\"soft\">No label is likely enough, or two are nearly as likely. Below each, what it could be.</p>\n";
+            let pictures = self.faces(&faces, guesses);
+            return section("others", "Unknown", about, &format!("<div class=\"card\">{pictures}</div>\n"));
+        }
         let faces = self.faces(&faces, file_name);
         section("others", "Faces without a name or a cluster", "", &format!("<div class=\"card\">{faces}</div>\n"))
     }
@@ -208,7 +223,10 @@ impl Page<'_> {
         let row = each(shown, |face: &Face<'_>| {
             let picture = match self.thumbnails.get(&face.id) {
                 Some(address) => {
-                    format!("<img src=\"{address}\" width=\"96\" height=\"96\" alt=\"{}\">", Text(&described(face)))
+                    format!(
+                        "<img src=\"{address}\" width=\"96\" height=\"96\" alt=\"{}\">",
+                        Text(&described(face, self.subject))
+                    )
                 }
                 None => "<div class=\"lost\">photo no longer kept</div>".into(),
             };
@@ -220,7 +238,10 @@ impl Page<'_> {
         });
         let more = match hidden.len() {
             0 => String::new(),
-            more => format!("<p class=\"soft\">and {} that this page has no room for</p>\n", count(more, "face")),
+            more => {
+                let more = count(more, self.subject.region());
+                format!("<p class=\"soft\">and {more} that this page has no room for</p>\n")
+            }
         };
         format!("<ul class=\"faces\">\n{row}</ul>\n{more}")
     }
@@ -268,6 +289,13 @@ impl Page<'_> {
 
     fn footer(&self) -> String {
         let Pipeline { keep_captured, keep_outcomes, .. } = self.pipeline;
+        if self.subject == Subject::Objects {
+            return format!(
+                "<footer>\n<p>Photos are kept for {}; labels and dead letters for {}: the table <code>[keep]</code> of the pipeline file says so. <code>causeway up --again</code> forgets all results before it runs anew. This page holds pictures too: delete it when they have to go.</p>\n<p>Made by Causeway. This page loads nothing from anywhere.</p>\n</footer>\n",
+                kept(*keep_captured),
+                kept(*keep_outcomes)
+            );
+        }
         format!(
             "<footer>\n<p>Photos are kept for {}; names, clusters and dead letters for {}: the table <code>[keep]</code> of the pipeline file says so. <code>causeway forget NAME</code> removes a person from the gallery; <code>causeway up --again</code> forgets all results before it runs anew. This page holds faces too: delete it when they have to go.</p>\n<p>Made by Causeway. This page loads nothing from anywhere.</p>\n</footer>\n",
             kept(*keep_captured),
@@ -276,13 +304,24 @@ impl Page<'_> {
     }
 }
 
-fn described(face: &Face<'_>) -> String {
+fn described(face: &Face<'_>, subject: Subject) -> String {
     let item = &face.capture.item;
+    if subject == Subject::Objects {
+        return face.label().map_or_else(|| format!("Unknown in {item}"), |label| format!("{label} in {item}"));
+    }
     match (face.label(), face.decision) {
         (Some(name), _) => format!("Face of {name} in {item}"),
         (None, Some(_)) => format!("Unknown face in {item}"),
         (None, None) => format!("Face in {item}"),
     }
+}
+
+/// The likeliest labels of a picture that was given none.
+fn guesses(face: &Face<'_>) -> String {
+    const SHOWN: usize = 2;
+    let top = face.decision.into_iter().flat_map(|decision| decision.top.iter().take(SHOWN));
+    let guesses = each(top, |one| format!("{} {:.2}<br>", Text(&one.label), one.score));
+    format!("{guesses}{}", file_name(face))
 }
 
 /// Without the folders, and with places where a narrow column may break it.
@@ -367,7 +406,7 @@ mod tests {
         let shown: Vec<_> = shown(results);
         let thumbnails = shown.iter().take(1).map(|face| (face.id, "data:image/jpeg;base64,AAAA".into())).collect();
         let shown = shown.iter().map(|face| face.id).collect();
-        Page { pipeline: &pipeline, results, shown, thumbnails }.page()
+        Page { pipeline: &pipeline, results, shown, thumbnails, subject: Subject::of(&pipeline) }.page()
     }
 
     #[test]
@@ -400,8 +439,8 @@ mod tests {
         told.empty("cat.png");
         told.dead("text.jpg", "camera");
         let pipeline = pipeline();
-        let page =
-            Page { pipeline: &pipeline, results: &told.results, shown: HashSet::new(), thumbnails: Thumbnails::new() };
+        let (shown, thumbnails) = (HashSet::new(), Thumbnails::new());
+        let page = Page { pipeline: &pipeline, results: &told.results, shown, thumbnails, subject: Subject::Faces };
         let counts: Vec<usize> = pipeline.stages.iter().map(|stage| page.on_link(&stage.name)).collect();
         // Three photos reached `find`; three faces went on, to both that take them.
         assert_eq!(counts, [3, 3, 3, 3, 3]);
@@ -416,7 +455,8 @@ mod tests {
         assert_eq!((html.matches("<img ").count(), html.matches("photo no longer kept").count()), (1, 1));
         let pipeline = pipeline();
         let shown = HashSet::from([founder]);
-        let few = Page { pipeline: &pipeline, results: &told.results, shown, thumbnails: Thumbnails::new() }.page();
+        let (results, thumbnails, subject) = (&told.results, Thumbnails::new(), Subject::Faces);
+        let few = Page { pipeline: &pipeline, results, shown, thumbnails, subject }.page();
         assert!(few.contains("and 1 face that this page has no room for"), "{few}");
         assert!(few.contains("1 more are stored"));
     }

@@ -6,9 +6,11 @@ use std::path::Path;
 use causeway_pipelines::{Pipeline, StageSpec};
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::colours;
 use crate::results::{Numbers, Results};
+use crate::subject::Subject;
 use crate::terminal::{bytes, count, one_line, print, print_line, table};
 use crate::up::RunStats;
 
@@ -36,6 +38,8 @@ pub(crate) struct Summary<'a> {
     /// The pipeline file, for the command that shows dead letters.
     #[serde(skip)]
     file: &'a Path,
+    #[serde(skip)]
+    subject: Subject,
 }
 
 /// This run alone.
@@ -80,17 +84,40 @@ impl<'a> Summary<'a> {
             stages: pipeline.stages.iter().map(|stage| StageSummary::new(stage, stats)).collect(),
             report,
             file: &pipeline.file,
+            subject: Subject::of(pipeline),
         }
     }
 
     /// Prints it on stdout: two tables, or one object on one line.
     pub(crate) fn print(&self, json: bool) -> anyhow::Result<()> {
         if json {
-            print_line(serde_json::to_string(self)?)?;
+            print_line(self.object()?)?;
         } else {
             print(self.text(colours()))?;
         }
         Ok(())
+    }
+
+    /// One object. Of labels it says `decisions`, `unknown` and `labels` in place of faces, people and clusters.
+    fn object(&self) -> serde_json::Result<Value> {
+        let mut value = serde_json::to_value(self)?;
+        if let (Subject::Objects, Some(object)) = (self.subject, value.as_object_mut()) {
+            for key in ["faces", "people", "names", "clusters", "unknown_clusters"] {
+                object.remove(key);
+            }
+            object.insert("decisions".into(), json!(self.numbers.faces));
+            object.insert("unknown".into(), json!(self.unknown()));
+            object.insert("labels".into(), json!(self.names));
+            if let Some(pace) = object["run"].as_object_mut().and_then(|run| run.remove("faces_per_s")) {
+                object["run"]["decisions_per_s"] = pace;
+            }
+        }
+        Ok(value)
+    }
+
+    /// Decisions without a label.
+    fn unknown(&self) -> usize {
+        self.numbers.faces - self.names.values().sum::<usize>().min(self.numbers.faces)
     }
 
     fn text(&self, coloured: bool) -> String {
@@ -113,9 +140,18 @@ impl<'a> Summary<'a> {
         };
         let Numbers { photos, faces, people, clusters, unknown_clusters, empties, dead_letters } = self.numbers;
         row("photos", photos, &self.photos_note(), None);
-        row("faces", faces, "", None);
-        row("people recognised", people, &self.names_note(), (people > 0).then_some(Color::Green));
-        row("clusters", clusters, &format!("{unknown_clusters} of them unknown"), None);
+        match self.subject {
+            Subject::Faces => {
+                row("faces", faces, "", None);
+                row("people recognised", people, &self.names_note(), (people > 0).then_some(Color::Green));
+                row("clusters", clusters, &format!("{unknown_clusters} of them unknown"), None);
+            }
+            Subject::Objects => {
+                let labelled = faces - self.unknown();
+                row("labelled", labelled, &self.names_note(), (labelled > 0).then_some(Color::Green));
+                row("unknown", self.unknown(), "no label is likely enough", None);
+            }
+        }
         row("without a result", empties, &counted(&self.empty_reasons), None);
         let hint =
             if dead_letters > 0 { format!("; see `causeway dlq ls {}`", self.file.display()) } else { String::new() };
@@ -139,6 +175,9 @@ impl<'a> Summary<'a> {
         };
         match new {
             0 => format!("{skipped}0 new"),
+            _ if self.subject == Subject::Objects => {
+                format!("{skipped}{new} new in {took_s:.1} s: {photos_per_s:.1} photos/s")
+            }
             _ => format!("{skipped}{new} new in {took_s:.1} s: {photos_per_s:.1} photos/s, {faces_per_s:.1} faces/s"),
         }
     }
@@ -146,10 +185,21 @@ impl<'a> Summary<'a> {
     fn names_note(&self) -> String {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|&(_, &faces)| std::cmp::Reverse(faces));
-        let shown: Vec<String> =
-            names.iter().take(MAX_NAMES).map(|&(name, &faces)| format!("{name} ({})", count(faces, "face"))).collect();
+        let shown: Vec<String> = names
+            .iter()
+            .take(MAX_NAMES)
+            .map(|&(name, &regions)| format!("{name} ({})", self.regions(regions)))
+            .collect();
         let more = names.len().saturating_sub(MAX_NAMES);
         shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+    }
+
+    /// `3 faces`; of labels the number alone.
+    fn regions(&self, regions: usize) -> String {
+        match self.subject {
+            Subject::Faces => count(regions, "face"),
+            Subject::Objects => regions.to_string(),
+        }
     }
 
     fn stages_table(&self) -> String {
@@ -212,7 +262,22 @@ mod tests {
             ],
             report: Some(Path::new("r.html")),
             file: Path::new("f.toml"),
+            subject: Subject::Faces,
         }
+    }
+
+    #[test]
+    fn labels_as_a_person_and_a_program_see_them() {
+        let mut summary = summary(9, 0);
+        summary.subject = Subject::Objects;
+        summary.names = BTreeMap::from([("tabby cat", 7), ("lynx", 1)]);
+        let text = summary.text(false);
+        let told = "labelled          8  tabby cat (7), lynx (1)\nunknown           3  no label is likely enough\n";
+        assert!(text.contains(told) && !text.contains("face") && !text.contains("cluster "), "{text}");
+        let object = summary.object().unwrap();
+        assert_eq!((&object["decisions"], &object["unknown"]), (&11.into(), &3.into()));
+        assert_eq!((&object["labels"]["tabby cat"], &object["faces"]), (&7.into(), &Value::Null));
+        assert_eq!(object["run"]["decisions_per_s"], 5.5);
     }
 
     #[test]
@@ -244,7 +309,7 @@ report: r.html
 
     #[test]
     fn one_object_for_a_program() {
-        let object = serde_json::to_value(summary(9, 0)).unwrap();
+        let object = summary(9, 0).object().unwrap();
         assert_eq!(
             (&object["photos"], &object["run"]["skipped"], &object["report"]),
             (&9.into(), &0.into(), &"r.html".into())

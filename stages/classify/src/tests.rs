@@ -3,7 +3,8 @@ use causeway_stage::Table as _;
 
 use super::*;
 
-const OPTIONS: ClassifyOptions = ClassifyOptions { threshold: 0.40, margin: 0.05, vote: None };
+const OPTIONS: ClassifyOptions =
+    ClassifyOptions { model: None, input: None, top_k: 5, threshold: 0.40, margin: 0.05, vote: None };
 
 fn feature(space: &str, vector: &[f32]) -> Feature {
     let capture = Capture { source: "s".into(), item: "i".into(), epoch: 0, sequence: 7, captured_at: 8 };
@@ -84,7 +85,7 @@ fn the_margin_is_to_another_person_not_to_another_photo_or_key() {
 
 #[test]
 fn only_one_person_needs_no_margin() {
-    let low = ClassifyOptions { threshold: 0.01, margin: 0.5, vote: None };
+    let low = ClassifyOptions { threshold: 0.01, margin: 0.5, ..OPTIONS };
     let live = Live::fixed(gallery(&[("ann", &[&[0.28, 0.96]])]));
     let mut stage = Classify::with_gallery(&low, live).unwrap();
     let answer = stage.process(vec![feature("f", &[1.0, 0.0])]).pop().unwrap().unwrap();
@@ -176,7 +177,7 @@ fn vectors_of_another_length_are_normalised() {
 #[test]
 fn options_are_within_their_range() {
     for (threshold, margin) in [(1.5, 0.0), (f32::NAN, 0.0), (0.4, -0.1), (0.4, f32::NAN)] {
-        let options = ClassifyOptions { threshold, margin, vote: None };
+        let options = ClassifyOptions { threshold, margin, ..OPTIONS };
         assert!(Classify::with_gallery(&options, Live::fixed(Gallery::default())).is_err());
     }
 }

@@ -1,31 +1,30 @@
-//! The stage `extract`: the only crate that knows how a face becomes a vector.
+//! The stage `extract`: the only crate that knows how a crop becomes a model's input, and its answer a feature.
 //!
-//! The model is `SFace` (<https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface>, Apache-2.0). It
-//! takes `data` f32 `[1, 3, 112, 112]`, red green blue, 0..255 (it normalises by itself), and gives `fc1` f32 `[1, 128]`.
+//! What the model takes and which of its tensors is the answer, its manifest says: `SFace`
+//! (<https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface>) takes an aligned face and gives 128
+//! numbers, a classifier takes a whole picture and is run up to a tensor, the rest of it in `classify`.
 
-use anyhow::Context as _;
-use causeway_inference::{Port, RunError, Session};
-use causeway_pipelines::ExtractOptions;
-use causeway_schemas::{Crop, Dtype, Feature};
+mod tensor;
+
+use anyhow::ensure;
+use causeway_inference::{Cut, Port, RunError, Session};
+use causeway_pipelines::{ExtractOptions, Manifest, Task};
+use causeway_schemas::{Crop, Dtype, Feature, Message as _};
 use causeway_stage::{Answer, Context, Failure, Stage};
-use ndarray::{Array4, ArrayView3};
 
-/// Width and height of an aligned face, px.
-const SIDE: u32 = 112;
+use tensor::Tensor;
 
-/// Channels of a pixel.
-const CHANNELS: usize = 3;
-
-/// Numbers in a feature.
-const LEN: u32 = 128;
-
-/// Takes aligned faces, gives for each an L2-normalised vector of 128 numbers.
+/// Takes crops, gives for each a tensor of the model: a vector of length 1 where the model embeds.
 ///
-/// Faces are run one at a time: on a CPU a batch is no faster for each face, and takes memory for all of them.
+/// Crops are run one at a time: on a CPU a batch is no faster for each, and takes memory for all of them.
 pub struct Extract {
     session: Session,
+    input: Tensor,
+    /// The tensor that becomes the feature.
+    output: String,
     space: String,
-    input: Array4<f32>,
+    /// Whether it is the vector of an embedding model, which is compared by its direction alone.
+    is_embedding: bool,
 }
 
 impl Stage for Extract {
@@ -36,17 +35,31 @@ impl Stage for Extract {
 
     fn new(options: ExtractOptions, ctx: &Context) -> anyhow::Result<Self> {
         let manifest = ctx.model(&options.model)?;
-        let space = manifest.space.clone().with_context(|| {
-            format!(
-                "cannot use the model `{}` here: its manifest names no embedding space (`space = …`)",
-                manifest.name
-            )
-        })?;
-        let input = Port { name: "data", shape: &[Some(1), Some(CHANNELS as u32), Some(SIDE), Some(SIDE)] };
-        let output = Port { name: "fc1", shape: &[Some(1), Some(LEN)] };
-        let session = Session::open(&manifest, ctx.threads())?.expecting(input, &[output])?;
-        let side = SIDE as usize;
-        Ok(Self { session, space, input: Array4::zeros([1, CHANNELS, side, side]) })
+        ensure!(
+            manifest.task != Task::Detect,
+            "cannot use the model `{}` here: it is a detector; this stage needs one that embeds or classifies",
+            manifest.name
+        );
+        let (input, answer) = (manifest.input()?, &manifest.output()?.name);
+        let output = options.output.as_ref().unwrap_or(answer);
+        let is_answer = output == answer;
+        let cut = Cut { from: None, to: Some(output).filter(|_| !is_answer).map(String::as_str) };
+        let shape = input.shape().map(Some);
+        let port = Port { name: &input.name, shape: &shape };
+        let session = Session::open_part(&manifest, ctx.threads(), cut)?.expecting(port, &[])?;
+        fits_a_message(&session, &manifest, output)?;
+        if is_answer && manifest.task == Task::Classify {
+            // `classify` then has no part of the model to compare them with.
+            let numbers = session.output_shape(output).and_then(|shape| shape.last().copied().flatten());
+            manifest.fit_labels(numbers)?;
+        }
+        Ok(Self {
+            input: Tensor::new(input),
+            space: manifest.space_of(output),
+            is_embedding: manifest.task == Task::Embed && is_answer,
+            output: output.clone(),
+            session,
+        })
     }
 
     fn process(&mut self, batch: Vec<Crop>) -> Vec<Result<Answer<Feature>, Failure>> {
@@ -56,21 +69,26 @@ impl Stage for Extract {
 
 impl Extract {
     fn extract(&mut self, crop: Crop) -> Result<Answer<Feature>, Failure> {
-        let pixels = pixels(&crop)?;
-        for (value, &pixel) in self.input.iter_mut().zip(pixels.permuted_axes([2, 0, 1])) {
-            *value = f32::from(pixel);
-        }
-        let outputs = self.session.run(&self.input).map_err(|error| failure(&error))?;
-        let raw = outputs.view("fc1").map_err(|error| failure(&error))?;
-        let vector = normalised(raw.iter().copied())
-            .ok_or_else(|| Failure::unfit("cannot make a feature: the model gave no direction for this face"))?;
+        let outputs = self.session.run(self.input.of(&crop)?).map_err(|error| failure(&error))?;
+        let tensor = outputs.view(&self.output).map_err(|error| failure(&error))?;
+        // The first size is the batch, of one.
+        let shape: Vec<u32> = match tensor.shape() {
+            [1, sizes @ ..] => sizes.iter().map(|&size| size as u32).collect(),
+            other => return Err(Failure::unfit(format!("cannot make a feature: {other:?} is no batch of one"))),
+        };
+        let numbers = if self.is_embedding {
+            normalised(tensor.iter().copied())
+                .ok_or_else(|| Failure::unfit("cannot make a feature: the model gave no direction for this crop"))?
+        } else {
+            tensor.iter().copied().collect()
+        };
         drop(outputs);
         let feature = Feature {
             capture: crop.capture,
             region: crop.region,
             dtype: Dtype::F32,
-            shape: vec![vector.len() as u32],
-            data: Feature::encode_f32(&vector),
+            shape,
+            data: Feature::encode_f32(&numbers),
             space: self.space.clone(),
             model: self.session.model().clone(),
         };
@@ -78,21 +96,22 @@ impl Extract {
     }
 }
 
-/// The pixels of a crop as (row, column, channel), if it is what the model takes.
-fn pixels(crop: &Crop) -> Result<ArrayView3<'_, u8>, Failure> {
-    let reject = |why: String| Failure::unfit(format!("cannot make a feature: {why}"));
-    let (width, height) = (crop.width, crop.height);
-    if (width, height) != (SIDE, SIDE) {
-        return Err(reject(format!("the crop has {width} × {height} px, the model takes {SIDE} × {SIDE}")));
-    }
-    let side = SIDE as usize;
-    // `from_shape` would take a longer slice.
-    let whole = crop.pixels.len() == side * side * CHANNELS;
-    let view = ArrayView3::from_shape([side, side, CHANNELS], &crop.pixels).ok().filter(|_| whole);
-    view.ok_or_else(|| {
-        let bytes = crop.pixels.len();
-        reject(format!("the crop has {bytes} bytes, not {SIDE} × {SIDE} × {CHANNELS}"))
-    })
+/// The tensor has to be there, of 32-bit floats, and no larger than a message may be.
+fn fits_a_message(session: &Session, manifest: &Manifest, output: &str) -> anyhow::Result<()> {
+    let name = &manifest.name;
+    let Some(shape) = session.output_shape(output) else {
+        anyhow::bail!(
+            "cannot use the tensor `{output}` of the model `{name}`: this stage needs an f32 tensor; the model gives {}",
+            session.outputs_shown()
+        );
+    };
+    let bytes = shape.iter().flatten().fold(4_u64, |bytes, &size| bytes.saturating_mul(u64::from(size)));
+    let most = Feature::MAX_BYTES as u64;
+    ensure!(
+        bytes < most,
+        "cannot use the tensor `{output}` of the model `{name}`: its {bytes} bytes are more than a feature may have, {most}"
+    );
+    Ok(())
 }
 
 /// The vector of length 1 in the same direction; `None` when it has none.
@@ -112,31 +131,7 @@ fn failure(error: &RunError) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use causeway_schemas::{Capture, Region};
-
     use super::*;
-
-    fn crop(width: u32, height: u32, bytes: usize) -> Crop {
-        let capture = Capture { source: "s".into(), item: "i".into(), epoch: 0, sequence: 0, captured_at: 0 };
-        let region =
-            Region { x: 0.0, y: 0.0, w: 1.0, h: 1.0, score: 1.0, sharpness: 0.0, landmarks: vec![], frame: [1, 1] };
-        Crop { capture, region, width, height, pixels: vec![0; bytes] }
-    }
-
-    #[test]
-    fn a_crop_of_another_size_is_rejected() {
-        for (width, height, bytes, why) in [
-            (96, 112, 96 * 112 * 3, "the crop has 96 × 112 px"),
-            (112, 112, 7, "the crop has 7 bytes"),
-            (112, 112, 112 * 112 * 3 + 1, "the crop has 37633 bytes"),
-        ] {
-            let Err(Failure::Reject { detail: text, .. }) = pixels(&crop(width, height, bytes)) else {
-                panic!("{why} was taken")
-            };
-            assert!(text.contains(why), "{text}");
-        }
-        assert!(pixels(&crop(112, 112, 112 * 112 * 3)).is_ok());
-    }
 
     #[test]
     fn a_vector_is_brought_to_length_one() {

@@ -100,7 +100,7 @@ impl Stages {
             PreprocessOptions { model: "yunet".into(), input_size: 640, min_score: 0.7, max_pixels: 50_000_000, gate };
         Self {
             preprocess: Preprocess::new(options, &context("preprocess")).unwrap_or_else(|error| panic!("{error:#}")),
-            extract: Extract::new(ExtractOptions { model: "sface".into() }, &context("extract"))
+            extract: Extract::new(ExtractOptions { model: "sface".into(), output: None }, &context("extract"))
                 .unwrap_or_else(|error| panic!("{error:#}")),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use causeway_extract::Extract;
 use causeway_imaging::probe;
-use causeway_pipelines::{Manifest, Pipeline, PreprocessOptions, StageSpec};
+use causeway_pipelines::{ExtractOptions, Manifest, Pipeline, PreprocessOptions, StageSpec};
 use causeway_preprocess::{Preprocess, largest_centred};
 use causeway_schemas::{Capture, Crop, Frame, Person};
 use causeway_stage::{Answer, Context, Failure, Stage};
@@ -51,11 +51,13 @@ pub(crate) struct Examiner {
 }
 
 impl Examiner {
-    /// By the stages that lead to the first `classify` of the pipeline.
+    /// By the stages that lead to the first `classify` of the pipeline that has a gallery.
     pub(crate) fn new(pipeline: &Pipeline, models: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("cannot enrol for the pipeline {}", pipeline.name);
-        let classify = pipeline.stages.iter().find(|stage| stage.uses == "classify");
-        let classify = classify.with_context(|| format!("{}: none of its stages uses `classify`", cannot()))?;
+        let classify = pipeline.stages.iter().find(|stage| stage.uses == "classify" && stage.model().is_none());
+        let classify = classify.with_context(|| {
+            format!("{}: none of its stages uses `classify` with a gallery, which is without a `model`", cannot())
+        })?;
         let before = |stage: &StageSpec, uses: &str| {
             let mut takes_from = stage.from.iter().filter_map(|from| pipeline.stage(from));
             let found = takes_from.find(|from| from.uses == uses).cloned();
@@ -66,7 +68,10 @@ impl Examiner {
         let preprocess = before(&extract, Preprocess::NAME)?;
         let model =
             extract.model().with_context(|| format!("{}: [stage.{}] names no model", cannot(), extract.name))?;
-        let space = Manifest::load(models, model)?.space.unwrap_or_default();
+        let manifest = Manifest::load(models, model)?;
+        let answer = || manifest.output().map(|output| output.name.clone());
+        let tensor = options::<ExtractOptions>(&extract)?.output.map_or_else(answer, Ok)?;
+        let space = manifest.space_of(&tensor);
         let max_pixels = options::<PreprocessOptions>(&preprocess)?.max_pixels;
         let pipeline_dir = pipeline.file.parent().unwrap_or(Path::new(".")).into();
         Ok(Self { preprocess, extract, pipeline_dir, models: models.into(), space, max_pixels, stages: None })

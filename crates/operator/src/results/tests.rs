@@ -103,6 +103,7 @@ impl Results {
             nearest: label.map(Into::into),
             model: ModelRef { name: "sface".into(), version: "1".into(), sha256: String::new() },
             gallery: 1,
+            top: Vec::new(),
             route: "who".into(),
         };
         self.store(&feature.child("who", Decision::kind(), 0, 1), &decision);
