@@ -1,6 +1,7 @@
 //! The promises of Causeway, each against real servers, real models and real kills.
 
 mod bad_input;
+mod bench;
 mod demo;
 mod fold;
 mod house;
