@@ -100,12 +100,10 @@ impl Bus {
     /// They are sent one after the other and their acks are waited for together: futures that are polled at once would send
     /// in the order in which they are woken, and the server would refuse what overtakes.
     pub(crate) async fn append_all(&self, subject: &str, last: u64, bodies: Vec<Bytes>) -> Result<u64, PublishError> {
-        let mut last_sent = last;
         let mut acks = Vec::with_capacity(bodies.len());
-        for body in bodies {
+        for (before, body) in (last..).zip(bodies) {
             let message = PublishMessage::build().header(header::KIND, CHANGE).payload(body);
-            acks.push(self.send(subject, message.expected_last_sequence(last_sent)).await?);
-            last_sent += 1;
+            acks.push(self.send(subject, message.expected_last_sequence(before)).await?);
         }
         let mut stored = last;
         for ack in acks {
