@@ -25,7 +25,7 @@ async fn what_kills_its_stage_is_set_aside_and_its_neighbours_are_not() {
     // A hang ends the process: its time is over long before the picture is decoded and scaled.
     let text = std::fs::read_to_string(workspace().join("pipelines/faces.toml")).expect("the pipeline");
     let file = home.path().join("faces.toml");
-    let text = text.replace("[stage.preprocess]", "[stage.preprocess]\nmax_process_ms = 100");
+    let text = text.replace("[stage.preprocess]", "[stage.preprocess]\nmax_process_ms = 200");
     std::fs::write(&file, text).expect("it is written");
     let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
     let arguments = ["up", &path(&file), "--input", &path(input.path()), "--until-drained", "--json"];

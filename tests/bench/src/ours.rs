@@ -264,7 +264,8 @@ mod tests {
         times.add(&capture(0, 1_000_000_000), 1_010_000_000);
         // Due after 100 ms, captured after 150.
         times.add(&capture(1, 1_150_000_000), 1_160_000_000);
-        assert_eq!(times.latencies_ms(Some(10.0)), [10.0, 60.0]);
-        assert_eq!(times.latencies_ms(None), [10.0, 10.0]);
+        let us = |rate| times.latencies_ms(rate).iter().map(|ms| (1e3 * ms).round() as u64).collect::<Vec<_>>();
+        assert_eq!(us(Some(10.0)), [10_000, 60_000]);
+        assert_eq!(us(None), [10_000, 10_000]);
     }
 }
