@@ -16,6 +16,13 @@ demo *ARGS: build
 accuracy *ARGS: build
     @target/debug/causeway accuracy "$@"
 
+# How fast the pipelines are on this machine, beside the bare models and Python peers: about 15 minutes. --json for machines.
+[no-exit-message]
+bench *ARGS:
+    @python3 -B deploy/setup/bench.py >&2
+    @cargo build --locked --release --workspace --bins
+    @target/release/causeway-bench "$@"
+
 # The `causeway` command itself: ./dev causeway up pipelines/faces.toml --input DIR
 [no-exit-message]
 causeway *ARGS: build

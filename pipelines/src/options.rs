@@ -247,7 +247,7 @@ pub struct ClassifyOptions {
 }
 
 /// How the appearances of one face in a stream vote on its name. `vote = {}` is all of the defaults.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VoteOptions {
     /// How long an appearance has a say, ms.

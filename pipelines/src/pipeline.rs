@@ -21,8 +21,9 @@ pub mod defaults {
     pub const WORKERS: usize = 1;
     /// Messages that `process` is given at once: batches pay on the bus, beyond 8 not in the models.
     pub const BATCH_MAX: usize = 8;
-    /// How long a batch that is not full waits for more: not seen by a person.
-    pub const BATCH_WAIT: Duration = Duration::from_millis(5);
+    /// How long a batch that is not full waits for more. Not at all: behind a full link batches fill by themselves, and with an
+    /// empty one every stage of the way would add its wait to every message.
+    pub const BATCH_WAIT: Duration = Duration::ZERO;
     /// Bytes that a link may hold before its producer waits.
     pub const LINK_BYTES: u64 = 256 << 20;
     /// Time for one message: some hundred times what the slowest model needs.

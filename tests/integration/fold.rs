@@ -89,3 +89,24 @@ async fn a_second_writer_is_refused_by_the_server() {
         site.bus.stream_state(&names::changelog("faces", "cluster")).await.expect("a state").expect("a changelog");
     assert_eq!((state.messages, state.last_sequence), (2, last));
 }
+
+/// A long batch is sent in its order: the server refuses every change that overtakes another.
+#[tokio::test]
+async fn a_long_batch_of_changes_is_appended_in_order() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    let site = Site::start(&tools, &faces(input.path(), |_| "")).await;
+    let mut last = 0;
+    for _ in 0..10 {
+        let changes: Vec<bytes::Bytes> = (0..500_u32).map(|number| number.to_le_bytes().to_vec().into()).collect();
+        last = site.bus.append("cluster", last, changes).await.expect("nobody else writes");
+    }
+    assert_eq!(last, 5000);
+    let mut records = site.bus.scan(&names::changelog("faces", "cluster"), 1, false).await.expect("a stream");
+    let mut number = 0_u32;
+    while let Some(record) = records.next().await {
+        assert_eq!(record.expect("a record").body[..], (number % 500).to_le_bytes());
+        number += 1;
+    }
+    assert_eq!(number, 5000);
+}

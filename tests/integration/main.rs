@@ -2,6 +2,7 @@
 
 mod alerts;
 mod bad_input;
+mod bench;
 mod cameras;
 mod connect;
 mod containers;

@@ -28,10 +28,7 @@ async fn what_kills_its_stage_is_set_aside_and_its_neighbours_are_not() {
     // A hang ends the process: its time is over long before the picture is decoded and scaled.
     let text = std::fs::read_to_string(workspace().join("pipelines/faces.toml")).expect("the pipeline");
     let file = home.path().join("faces.toml");
-    let text = text.replace(
-        "[stage.preprocess]",
-        "[stage.preprocess]\nmax_pixels = 100000000\nmax_process_ms = 700\nbatch = { max = 1 }",
-    );
+    let text = text.replace("[stage.preprocess]", "[stage.preprocess]\nmax_pixels = 100000000\nmax_process_ms = 700");
     let text = text.replace("[stage.capture]", "[stage.capture]\nmax_pixels = 100000000");
     std::fs::write(&file, text).expect("it is written");
     let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();

@@ -1,10 +1,11 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishError as JsPublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError as JsPublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use causeway_schemas::header;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::bus::error_chain;
 use crate::{Bus, names};
@@ -88,33 +89,37 @@ impl Bus {
             body = Bytes::new();
         }
         let message = PublishMessage::build().headers(headers).payload(body);
-        match self.send(&outgoing.subject, message).await {
+        match self.send(&outgoing.subject, message).await?.wait().await {
             Err(PublishError::Fenced { .. }) if outgoing.if_absent => Ok(Stored::Already),
             other => other,
         }
     }
 
-    /// Appends a change to a changelog whose last sequence must be `last`.
-    pub(crate) async fn append_after(&self, subject: &str, last: u64, body: Bytes) -> Result<u64, PublishError> {
-        let message = PublishMessage::build().header(header::KIND, CHANGE).payload(body).expected_last_sequence(last);
-        match self.send(subject, message).await? {
-            Stored::At(sequence) => Ok(sequence),
-            Stored::Already => Err(PublishError::Fenced { subject: subject.into() }),
+    /// Appends bodies to a changelog whose last sequence is `last`, each naming the one before it. Gives the new last.
+    ///
+    /// They are sent one after the other and their acks are waited for together: futures that are polled at once would send
+    /// in the order in which they are woken, and the server would refuse what overtakes.
+    pub(crate) async fn append_all(&self, subject: &str, last: u64, bodies: Vec<Bytes>) -> Result<u64, PublishError> {
+        let mut acks = Vec::with_capacity(bodies.len());
+        for (before, body) in (last..).zip(bodies) {
+            let message = PublishMessage::build().header(header::KIND, CHANGE).payload(body);
+            acks.push(self.send(subject, message.expected_last_sequence(before)).await?);
         }
+        let mut stored = last;
+        for ack in acks {
+            match ack.wait().await? {
+                Stored::At(sequence) => stored = sequence,
+                Stored::Already => return Err(PublishError::Fenced { subject: subject.into() }),
+            }
+        }
+        Ok(stored)
     }
 
-    async fn send(&self, subject: &str, message: PublishMessage) -> Result<Stored, PublishError> {
-        let refuse = |error: JsPublishError| refusal(subject, &error);
-        let mut connections = self.connections();
-        let ack = self.js.send_publish(subject.to_owned(), message).await.map_err(refuse)?;
-        let ack = tokio::select! {
-            biased;
-            ack = ack.into_future() => ack.map_err(refuse)?,
-            _ = connections.changed() => {
-                return Err(PublishError::Unsure { subject: subject.into(), why: "the connection was renewed".into() });
-            }
-        };
-        Ok(if ack.duplicate { Stored::Already } else { Stored::At(ack.sequence) })
+    /// Hands a message to the connection; it is stored once its ack has come.
+    async fn send(&self, subject: &str, message: PublishMessage) -> Result<Sent, PublishError> {
+        let connections = self.connections();
+        let ack = self.js.send_publish(subject.to_owned(), message).await;
+        Ok(Sent { subject: subject.into(), connections, ack: ack.map_err(|error| refusal(subject, &error))? })
     }
 
     async fn put_object(&self, subject: &str, body: &Bytes) -> Result<String, PublishError> {
@@ -130,6 +135,26 @@ impl Bus {
             store.put(reference.as_str(), &mut body.as_ref()).await.map_err(|error| unsure(&error))?;
         }
         Ok(reference)
+    }
+}
+
+/// A message on its way.
+struct Sent {
+    subject: String,
+    connections: watch::Receiver<u64>,
+    ack: PublishAckFuture,
+}
+
+impl Sent {
+    async fn wait(mut self) -> Result<Stored, PublishError> {
+        let ack = tokio::select! {
+            biased;
+            ack = self.ack.into_future() => ack.map_err(|error| refusal(&self.subject, &error))?,
+            _ = self.connections.changed() => {
+                return Err(PublishError::Unsure { subject: self.subject, why: "the connection was renewed".into() });
+            }
+        };
+        Ok(if ack.duplicate { Stored::Already } else { Stored::At(ack.sequence) })
     }
 }
 

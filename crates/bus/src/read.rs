@@ -135,10 +135,6 @@ impl Bus {
     /// Appends changes to a fold's changelog, each fenced by the one before; `last` is the last sequence this writer knows.
     /// Gives the new last sequence.
     pub async fn append(&self, stage: &str, last: u64, changes: Vec<Bytes>) -> Result<u64, PublishError> {
-        let subject = names::changelog_subject(&self.pipeline, stage);
-        let appends =
-            changes.into_iter().enumerate().map(|(place, body)| self.append_after(&subject, last + place as u64, body));
-        let sequences = futures::future::try_join_all(appends).await?;
-        Ok(sequences.last().copied().unwrap_or(last))
+        self.append_all(&names::changelog_subject(&self.pipeline, stage), last, changes).await
     }
 }

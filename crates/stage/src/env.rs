@@ -49,8 +49,6 @@ pub(crate) struct Env {
     pub(crate) stop: CancellationToken,
 }
 
-/// Async threads of a stage: the work is on threads of its own.
-const ASYNC_THREADS: usize = 2;
 /// First and longest pause before a publish that failed is tried again.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// Pause before an input that could not be handled now comes again.
@@ -84,7 +82,8 @@ pub(crate) fn main(
     if args.once || args.open {
         return once::main(uses, &args, &pipeline, once);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ASYNC_THREADS).enable_all().build();
+    // One async thread: the work is on threads of its own, and what is left waits for the broker.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(uses, args, pipeline, life)),
         Err(error) => Err(error.into()),

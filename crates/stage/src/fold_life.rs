@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use causeway_bus::{BusError, CHANGE, Delivery, PublishError, Pull, names};
 use causeway_schemas::{Codec, Id, Message, decode_body, encode};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -64,17 +64,19 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first delivery as soon as there is one, more as they come within the batch's wait.
+/// The first delivery as soon as there is one, with what is there already and more as it comes within the batch's wait.
 async fn next_batch(env: &Env, pull: &mut Pull) -> Vec<Delivery> {
     let mut batch = vec![pull.next().await];
-    let deadline = tokio::time::sleep(env.spec.batch.wait);
-    tokio::pin!(deadline);
+    let deadline = Instant::now() + env.spec.batch.wait;
     while batch.len() < env.spec.batch.max {
-        tokio::select! {
-            biased;
-            delivery = pull.next() => batch.push(delivery),
-            () = &mut deadline => break,
-        }
+        // Both ways leave the pull as it was when nothing comes.
+        let next = match pull.next().now_or_never() {
+            None if env.spec.batch.wait.is_zero() => None,
+            None => tokio::time::timeout_at(deadline.into(), pull.next()).await.ok(),
+            some => some,
+        };
+        let Some(delivery) = next else { break };
+        batch.push(delivery);
     }
     batch
 }

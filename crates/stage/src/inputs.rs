@@ -1,5 +1,6 @@
 //! What workers take: batches of inputs that came for the first time, and inputs that came again, each alone.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,10 @@ pub(crate) struct Job {
 /// The workers' end of the channel.
 pub(crate) struct Inputs {
     jobs: mpsc::Receiver<Job>,
-    /// A job that ended a batch, since it is handled alone.
-    next: Option<Job>,
+    /// What has come and no worker has taken yet.
+    waiting: VecDeque<Job>,
+    /// How many workers share it.
+    workers: usize,
 }
 
 /// What one call of `process` is given.
@@ -29,25 +32,37 @@ pub(crate) struct Batch {
 }
 
 impl Inputs {
-    pub(crate) fn new(jobs: mpsc::Receiver<Job>) -> Self {
-        Self { jobs, next: None }
+    pub(crate) fn new(jobs: mpsc::Receiver<Job>, workers: usize) -> Self {
+        Self { jobs, waiting: VecDeque::new(), workers: workers.max(1) }
     }
 
-    /// Up to `max` inputs: the first as soon as there is one, more as they come within `wait`. `None`: there will be none.
+    /// Up to `max` inputs, but no more than the caller's share of what is there, so that no worker idles while another has a
+    /// whole batch: the first as soon as there is one, more as they come within `wait`. `None`: there will be none.
     pub(crate) fn next_batch(&mut self, max: usize, wait: Duration) -> Option<Batch> {
-        let first = self.next.take().or_else(|| self.jobs.recv().ok())?;
+        let first = match self.waiting.pop_front() {
+            Some(first) => first,
+            None => self.jobs.recv().ok()?,
+        };
+        self.waiting.extend(self.jobs.try_iter());
+        let share = (1 + self.waiting.len()).div_ceil(self.workers).min(max);
         let mut batch = Batch { inputs: vec![first.held], alone: first.alone };
+        while batch.inputs.len() < share && self.take_into(&mut batch) {}
         let deadline = Instant::now() + wait;
-        while batch.alone.is_none() && batch.inputs.len() < max {
-            match self.jobs.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(job) if job.alone.is_some() => {
-                    self.next = Some(job);
-                    break;
-                }
-                Ok(job) => batch.inputs.push(job.held),
-                Err(_) => break,
+        while self.waiting.is_empty() && batch.alone.is_none() && batch.inputs.len() < max && !wait.is_zero() {
+            let Ok(job) = self.jobs.recv_timeout(deadline.saturating_duration_since(Instant::now())) else { break };
+            self.waiting.push_back(job);
+            if !self.take_into(&mut batch) {
+                break;
             }
         }
         Some(batch)
+    }
+
+    /// Moves the next job into a batch, unless either is handled alone.
+    fn take_into(&mut self, batch: &mut Batch) -> bool {
+        let next = self.waiting.pop_front_if(|job| batch.alone.is_none() && job.alone.is_none());
+        let taken = next.is_some();
+        batch.inputs.extend(next.map(|job| job.held));
+        taken
     }
 }

@@ -166,7 +166,7 @@ async fn start_workers<S: Stage>(
     worked: mpsc::Receiver<Job>,
     done: &tokio_mpsc::UnboundedSender<Done>,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
-    let inputs = Arc::new(Mutex::new(Inputs::new(worked)));
+    let inputs = Arc::new(Mutex::new(Inputs::new(worked, env.spec.workers)));
     let mut workers = Vec::new();
     for number in 0..env.spec.workers {
         let (built, is_built) = tokio::sync::oneshot::channel();

@@ -1,0 +1,49 @@
+use std::collections::HashMap;
+
+use causeway_pipelines::ClusterOptions;
+use causeway_schemas::{Assignment, Capture, Feature, Id, Region};
+use causeway_stage::{Context, Failure, Fold};
+use serde::{Deserialize, Serialize};
+
+/// Puts every feature into a cluster of its own.
+#[derive(Default)]
+pub(crate) struct Cluster {
+    changes: HashMap<Id, Change>,
+}
+
+/// One feature.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Change {
+    id: Id,
+    capture: Capture,
+    region: Region,
+}
+
+impl Fold for Cluster {
+    const NAME: &'static str = "cluster";
+    type Options = ClusterOptions;
+    type Input = Feature;
+    type Output = Assignment;
+    type Change = Change;
+
+    fn new(_: ClusterOptions, _: &Context) -> anyhow::Result<Self> {
+        Ok(Self::default())
+    }
+
+    fn decide(&self, id: Id, feature: &Feature) -> Result<Change, Failure> {
+        Ok(Change { id, capture: feature.capture.clone(), region: feature.region.clone() })
+    }
+
+    fn apply(&mut self, change: &Change) {
+        self.changes.insert(change.id, change.clone());
+    }
+
+    fn known(&self, id: Id) -> Option<Change> {
+        self.changes.get(&id).cloned()
+    }
+
+    fn output(&self, change: &Change) -> Assignment {
+        let Change { id, capture, region } = change.clone();
+        Assignment { capture, region, cluster: id, score: 1.0, merged: Vec::new() }
+    }
+}
