@@ -28,7 +28,7 @@ impl Watched {
         let file = home.path().join("pipeline.toml");
         std::fs::write(&file, faces(input.path(), more)).expect("it is written");
         let file = path(&file);
-        let running = Running::start_with(&tools, home.path(), &["up", &file], env);
+        let running = Running::start_in(&tools, home.path(), &["up", &file], env);
         let bus = running.bus("faces").await;
         eventually("all targets", async || {
             let up = prometheus.up().await;

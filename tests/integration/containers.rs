@@ -144,9 +144,9 @@ impl Engine {
         let storage = write(
             "storage.conf",
             format!(
-                "[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n",
-                storage.join("storage"),
-                storage.join("run")
+                "[storage]\ndriver = \"overlay\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
+                storage.join("storage").display(),
+                storage.join("run").display()
             ),
         );
         // Health checks by timers of systemd are asked for by hand instead.
@@ -331,7 +331,8 @@ fn assert_holds_only_what_runs(name: &str, files: &[String]) {
     assert_eq!(programs, [&format!("/usr/bin/{program}"), "/usr/bin/stage"]);
     let is_known = |path: &str| {
         let is_library = path.contains(".so") && (path.starts_with("/lib") || path.starts_with("/usr/lib/"));
-        let is_model = path.starts_with("/models/") && (path.ends_with(".toml") || path.ends_with(".onnx"));
+        let is_model = path.starts_with("/models/")
+            && (path.contains(".toml") || path.contains(".onnx") || path.contains(".labels"));
         let is_text = path.starts_with("/usr/share/doc/");
         let is_system = ["/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt"];
         is_library || is_model || is_text || is_system.contains(&path) || path.starts_with("/usr/bin/")

@@ -61,7 +61,7 @@ async fn prometheus_finds_and_reads_every_process() {
     let photos = copy_photos(&tools, input.path(), 1);
     let input = input.path().to_str().expect("a path");
     let running =
-        Running::start_with(&tools, home.path(), &["up", "pipelines/faces.toml", "--input", input], &[collector.env()]);
+        Running::start_in(&tools, home.path(), &["up", "pipelines/faces.toml", "--input", input], &[collector.env()]);
     let all = ["classify", "cluster", "extract", "preprocess", "up"];
     eventually("all targets", async || {
         let up = prometheus.up().await;

@@ -42,7 +42,7 @@ fn without_times(text: &str) -> String {
         Some((line, time)) if time.ends_with(" s") => line,
         _ => line,
     });
-    lines.map(|line| format!("{line}\n")).collect()
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ async fn run(tools: &Tools, collector: &Collector, input: &Path, more: &[(&str, 
     let arguments =
         ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path"), "--until-drained", "--json"];
     let env = [&[collector.env()], more].concat();
-    Running::start_with(tools, home.path(), &arguments, &env).finish().await.ok().json()
+    Running::start_in(tools, home.path(), &arguments, &env).finish().await.ok().json()
 }
 
 fn by_trace(spans: &[Span]) -> BTreeMap<&str, Vec<&Span>> {
@@ -207,7 +207,7 @@ async fn a_thousand_photos_have_no_orphan() {
     assert_eq!(photos, 1000);
     let home = tempfile::tempdir().expect("a folder");
     let arguments = ["up", "pipelines/faces.toml", "--input", input.path().to_str().expect("a path"), "--json"];
-    let running = Running::start_with(&tools, home.path(), &arguments, &[collector.env()]);
+    let running = Running::start_in(&tools, home.path(), &arguments, &[collector.env()]);
     let pipeline =
         causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("the pipeline");
     let bus = running.bus(&pipeline.name).await;

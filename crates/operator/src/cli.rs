@@ -83,8 +83,11 @@ enum Command {
 /// Which pipeline, and what it is run with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PipelineArgs {
-    /// The pipeline file [env: CAUSEWAY_PIPELINE] [default: pipelines/faces.toml]
-    #[arg(id = "PIPELINE", value_name = "PIPELINE")]
+    #[arg(
+        id = "PIPELINE",
+        value_name = "PIPELINE",
+        help = "The pipeline file [env: CAUSEWAY_PIPELINE] [default: pipelines/faces.toml]"
+    )]
     written: Option<PathBuf>,
     /// The same by name, as commands have it whose arguments are something else
     #[arg(id = "PIPELINE_FLAG", long = "pipeline", value_name = "FILE", conflicts_with = "PIPELINE", hide = true)]

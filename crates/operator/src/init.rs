@@ -87,7 +87,7 @@ pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
 fn filled_in(kind: Kind, file: &Path, schema: &str) -> String {
     let (own, name) = (kind.name(), pipeline_name(kind, file));
     let body = kind.template().lines().filter(|line| !line.starts_with("#:schema "));
-    let body: String = body.map(|line| format!("{line}\n")).collect();
+    let body: String = body.flat_map(|line| [line, "\n"]).collect();
     let body = body
         .replace(&format!("pipelines/{own}.toml"), &shown(file))
         .replace(&format!("pipeline = \"{own}\""), &format!("pipeline = \"{name}\""))

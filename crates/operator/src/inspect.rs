@@ -88,7 +88,9 @@ pub(crate) async fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
             }
             Err(errors) => {
                 all_right = false;
-                errors.iter().for_each(|error| eprint!("{}", error.report()));
+                for error in &errors {
+                    eprint!("{}", error.report());
+                }
                 // A file that cannot be read has no line to point at.
                 let unread = errors.iter().find(|error| error.faults().is_empty()).map(ToString::to_string);
                 let faults: Vec<_> = errors.iter().flat_map(PipelineError::faults).collect();

@@ -73,7 +73,9 @@ pub(crate) async fn test(args: TestArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, tests) = match Pipeline::load_with_tests(&args.pipeline, &overrides) {
         Ok(loaded) => loaded,
         Err(errors) => {
-            errors.iter().for_each(|error| eprint!("{}", error.report()));
+            for error in &errors {
+                eprint!("{}", error.report());
+            }
             return Ok(ExitCode::from(EXIT_PIPELINE));
         }
     };

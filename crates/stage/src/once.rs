@@ -118,24 +118,25 @@ pub(crate) fn stage<S: Stage>(work: &Work<'_>) -> anyhow::Result<()> {
     for batch in messages.chunks(work.spec.batch.max) {
         let inputs: Vec<_> = batch.iter().map(read::<S::Input>).collect();
         let good: Vec<S::Input> = inputs.iter().filter_map(|input| input.as_ref().ok().cloned()).collect();
-        let mut answers =
-            match catch_unwind(AssertUnwindSafe(|| stage.process(good.clone()))) {
-                Ok(answers) => answers.into_iter().map(Ok).collect::<Vec<_>>(),
-                Err(_) => {
-                    // As the runtime does: each message of a batch that panicked is tried alone.
-                    let mut alone = Vec::new();
-                    for input in good {
-                        stage = build()?;
-                        let answer = catch_unwind(AssertUnwindSafe(|| stage.process(vec![input]).into_iter().next()));
-                        alone.push(answer.map_err(|panic| panic_text(panic.as_ref())).and_then(|answer| {
-                            answer.ok_or_else(|| "the stage gave no result for this input".to_owned())
-                        }));
-                    }
-                    stage = build()?;
-                    alone
-                }
+        let together = catch_unwind(AssertUnwindSafe(|| stage.process(good.clone())));
+        let answers = if let Ok(answers) = together {
+            answers.into_iter().map(Ok).collect::<Vec<_>>()
+        } else {
+            // As the runtime does: each message of a batch that panicked is tried alone.
+            let mut alone = Vec::new();
+            for input in good {
+                stage = build()?;
+                let answer = catch_unwind(AssertUnwindSafe(|| stage.process(vec![input]).into_iter().next()));
+                alone.push(
+                    answer
+                        .map_err(|panic| panic_text(panic.as_ref()))
+                        .and_then(|answer| answer.ok_or_else(|| "the stage gave no result for this input".to_owned())),
+                );
             }
-            .into_iter();
+            stage = build()?;
+            alone
+        };
+        let mut answers = answers.into_iter();
         for (message, input) in batch.iter().zip(inputs) {
             match input {
                 Err(refused) => out.answer(&refused)?,

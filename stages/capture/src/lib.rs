@@ -66,7 +66,7 @@ impl Source for Input {
 
     fn about(&self) -> Option<String> {
         match self {
-            Self::Folder(folder) => folder.about(),
+            Self::Folder(folder) => Some(folder.about()),
             Self::Video(_) => None,
         }
     }
@@ -193,10 +193,10 @@ impl Folder {
         Some(captured)
     }
 
-    fn about(&self) -> Option<String> {
+    fn about(&self) -> String {
         match self.remaining() {
-            1 => Some("1 picture".into()),
-            many => Some(format!("{many} pictures")),
+            1 => "1 picture".into(),
+            many => format!("{many} pictures"),
         }
     }
 }

@@ -77,6 +77,7 @@ impl Stage for Classify {
             model: feature.model,
             gallery: 0,
             route: Self::NAME.into(),
+            top: Vec::new(),
         };
         each(batch, decision)
     }

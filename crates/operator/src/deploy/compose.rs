@@ -116,7 +116,7 @@ impl Compose<'_> {
         comment(yaml, &format!("The broker of the site {site}."));
         line(yaml, 1, "nats:");
         line(yaml, 2, "<<: *hardened");
-        self.image(yaml, self.nats_image.unwrap_or(&self.ours("nats-server")));
+        Self::image(yaml, self.nats_image.unwrap_or(&self.ours("nats-server")));
         if self.nats_image.is_some() {
             line(yaml, 2, "# Whom that image runs as: its store belongs to it.");
             line(yaml, 2, "user: \"\"");
@@ -135,7 +135,7 @@ impl Compose<'_> {
         comment(yaml, "Makes the streams, durables and tables of the pipeline, then ends.");
         line(yaml, 1, "apply:");
         line(yaml, 2, "<<: *hardened");
-        self.image(yaml, &self.ours("causeway"));
+        Self::image(yaml, &self.ours("causeway"));
         self.operator(yaml, "apply", &["--wait", &WAIT_S.to_string()], file);
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
@@ -148,7 +148,7 @@ impl Compose<'_> {
         );
         line(yaml, 1, "agent:");
         line(yaml, 2, "<<: [*hardened, *lasting]");
-        self.image(yaml, &self.ours("causeway"));
+        Self::image(yaml, &self.ours("causeway"));
         self.operator(yaml, "agent", &[], file);
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
@@ -161,7 +161,7 @@ impl Compose<'_> {
         yaml.push('\n');
         line(yaml, 1, format_args!("{}:", stage.name));
         line(yaml, 2, "<<: [*hardened, *lasting, *stage]");
-        self.image(yaml, &self.ours(&stage.uses));
+        Self::image(yaml, &self.ours(&stage.uses));
         line(yaml, 2, format_args!("environment: {{ <<: *environment, CAUSEWAY_STAGE: {} }}", quote(&stage.name)));
         let mut set = self.set.to_vec();
         set.extend(input.map(|input| format!("{}.input={}", stage.name, input.within)));
@@ -193,7 +193,7 @@ impl Compose<'_> {
         format!("{}/{name}:{}", self.images, self.tag)
     }
 
-    fn image(&self, yaml: &mut String, image: &str) {
+    fn image(yaml: &mut String, image: &str) {
         line(yaml, 2, format_args!("image: {}", quote(image)));
         // No registry has it: a missing one is to be told, not looked for.
         if image.starts_with("localhost/") {

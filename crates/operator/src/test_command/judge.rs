@@ -118,9 +118,9 @@ impl Judge {
     fn region(&mut self, place: usize, region: &Region, got: &Value) {
         let sides = [("x", region.x), ("y", region.y), ("w", region.w), ("h", region.h)];
         let written: Vec<(&str, f64)> = sides.into_iter().filter_map(|(side, px)| Some((side, px?))).collect();
-        let off = |&(side, px): &(&str, f64)| (got[side].as_f64().unwrap_or(f64::NAN) - px).abs();
-        // What is no number is not near either.
-        if written.iter().any(|side| !(off(side) <= region.within)) {
+        // What is no number is far away.
+        let off = |&(side, px): &(&str, f64)| (got[side].as_f64().unwrap_or(f64::INFINITY) - px).abs();
+        if written.iter().any(|side| off(side) > region.within) {
             let shown = |value: &dyn Fn(&str, f64) -> f64| {
                 let sides = written.iter().map(|&(side, px)| format!("{side} {:.1}", value(side, px)));
                 sides.collect::<Vec<_>>().join(", ")
