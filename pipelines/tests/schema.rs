@@ -36,7 +36,7 @@ fn is_out_of_bounds(text: &str, key: &str) -> bool {
     let path = dir.path().join("p.toml");
     std::fs::write(&path, text).unwrap();
     let error = Pipeline::load(&path).err();
-    let faults = error.iter().flat_map(|error| error.faults());
+    let faults = error.iter().flat_map(causeway_pipelines::PipelineError::faults);
     faults.into_iter().any(|fault| fault.key.as_deref() == Some(key) && fault.message.contains("must be "))
 }
 
@@ -80,9 +80,9 @@ fn with_stage(uses: &str, keys: &str) -> String {
     for known in USES {
         let from = USES.iter().find(|giver| Some(giver.gives) == known.takes);
         let own = if known.name == uses { keys } else { "" };
-        text += &format!("[stage.{}]\n{own}\n", known.name);
+        text.extend(["[stage.", known.name, "]\n", own, "\n"]);
         if let Some(from) = from.filter(|_| !own.contains("from =")) {
-            text += &format!("from = \"{}\"\n", from.name);
+            text.extend(["from = \"", from.name, "\"\n"]);
         }
         if needs_model(known.name) && !own.contains("model =") {
             text += "model = \"m\"\n";

@@ -230,6 +230,7 @@ mod tests {
             model: ModelRef { name: "m".into(), version: "1".into(), sha256: "0".into() },
             gallery: 1,
             route: "classify".into(),
+            top: Vec::new(),
         }
     }
 

@@ -22,7 +22,7 @@ fn pipeline(text: &str) -> Pipeline {
     pipeline
 }
 
-fn plain<'a>(inputs: &'a [(String, Input)]) -> Compose<'a> {
+fn plain(inputs: &[(String, Input)]) -> Compose<'_> {
     Compose {
         set: &[],
         inputs,
@@ -74,7 +74,7 @@ fn a_stage_cannot_be_called_like_a_service() {
 #[test]
 fn an_input_is_mounted_as_far_as_it_is_no_pattern() {
     let input = |from: &str, within: &str| {
-        let to = if within.ends_with(".png") { within } else { "/input" };
+        let to = if within.contains(".png") { within } else { "/input" };
         Input { from: from.into(), to: to.into(), within: within.into() }
     };
     let dir = tempfile::tempdir().unwrap();
@@ -89,5 +89,5 @@ fn an_input_is_mounted_as_far_as_it_is_no_pattern() {
 
 #[test]
 fn a_text_of_yaml_stays_what_it_is() {
-    assert_eq!(quote("a: \"b\" #\n$HOME"), r##""a: \"b\" #\n$$HOME""##);
+    assert_eq!(quote("a: \"b\" #\n$HOME"), r#""a: \"b\" #\n$$HOME""#);
 }
