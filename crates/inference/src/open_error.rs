@@ -42,7 +42,7 @@ pub enum OpenError {
         source: ort::Error,
     },
     /// The model has no such part.
-    #[error("cannot cut the model `{name}` ({path}): {source}")]
+    #[error("cannot cut the model `{name}` ({path})")]
     Cut {
         /// The model.
         name: String,

@@ -273,7 +273,7 @@ mod tests {
         summary.names = BTreeMap::from([("tabby cat", 7), ("lynx", 1)]);
         let text = summary.text(false);
         let told = "labelled          8  tabby cat (7), lynx (1)\nunknown           3  no label is likely enough\n";
-        assert!(text.contains(told) && !text.contains("face") && !text.contains("cluster "), "{text}");
+        assert!(text.contains(told) && !text.contains("faces") && !text.contains("recognised"), "{text}");
         let object = summary.object().unwrap();
         assert_eq!((&object["decisions"], &object["unknown"]), (&11.into(), &3.into()));
         assert_eq!((&object["labels"]["tabby cat"], &object["faces"]), (&7.into(), &Value::Null));

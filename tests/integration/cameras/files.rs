@@ -29,9 +29,10 @@ async fn every_frame_of_a_file_is_captured_once_whoever_is_killed() {
     }
     stored(&site, 110).await;
     let before = capture.pid();
-    let ffmpeg = child_of(before).expect("an ffmpeg");
+    // On a fast machine it may have read all there is.
+    let ffmpeg = child_of(before);
     capture.kill().await;
-    eventually("the end of ffmpeg", async || (!is_alive(ffmpeg)).then_some(())).await;
+    eventually("the end of ffmpeg", async || ffmpeg.is_none_or(|pid| !is_alive(pid)).then_some(())).await;
     capture = site.stage("capture", &["--set", "capture.rate=1000"]);
     assert_eq!(capture.ended().await, Some(0), "a file has an end");
 

@@ -28,9 +28,10 @@ async fn capture(on_full: &str, is_stuck: impl Fn(&causeway_stage::Heartbeat) ->
     let stream = names::stream("cameras", "capture");
     let ended = async {
         loop {
-            // Room, as often as it is full again.
+            // Room, as often as it is full again; what comes meanwhile stays.
+            let seen = site.bus.stream_state(&stream).await.expect("the stream").expect("it is there").last_sequence;
             all.extend(shots(&site).await);
-            site.bus.purge(&stream).await.expect("it is purged");
+            site.bus.purge_below(&stream, seen + 1).await.expect("it is purged");
             let waited = tokio::time::timeout(std::time::Duration::from_millis(300), capture.ended()).await;
             if let Ok(code) = waited {
                 break code;

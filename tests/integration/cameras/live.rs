@@ -57,7 +57,7 @@ fn assert_goes_on(shots: &[Shot], epoch: u64) -> usize {
 async fn comes_and_goes(scheme: &str) {
     let scene = Scene::new();
     let camera = Camera::start(&scene.video, FRAMES, None).await;
-    let keys = format!("input = {:?}\nstall_ms = 1000", camera.url(scheme, ""));
+    let keys = format!("input = {:?}\nstall_ms = 1000\nbuffer = 1000", camera.url(scheme, ""));
     let site = Site::start(&scene.tools, &pipeline(&keys)).await;
     let capture = site.stage("capture", &[]);
     stored(&site, 10).await;
@@ -125,7 +125,9 @@ async fn a_password_is_used_and_never_shown() {
     let camera = Camera::start(&scene.video, FRAMES, Some(USER.0)).await;
     for scheme in ["rtsp", "http"] {
         // In the URL itself, which nobody should do and many will.
-        let site = Site::start(&scene.tools, &pipeline(&format!("input = {:?}", camera.url(scheme, USER.1)))).await;
+        let site =
+            Site::start(&scene.tools, &pipeline(&format!("input = {:?}\nbuffer = 1000", camera.url(scheme, USER.1))))
+                .await;
         let capture = site.stage("capture", &[]);
         stored(&site, 5).await;
         assert_unseen(&site, &capture).await;
