@@ -33,8 +33,11 @@ if [ "$stage" = causeway ] || grep -qs '^causeway-inference' "/stages/$stage/Car
 fi
 for model in $models; do
     [ -f "/models/$model.toml" ] || fail "there is no /models/$model.toml; models are $(ls /models | xargs)"
-    file=$(sed -n 's/^file *= *"\(.*\)"$/\1/p' "/models/$model.toml")
-    cp "/models/$model.toml" "/models/$file" $root/models/
+    cp "/models/$model.toml" $root/models/
+    # The model, and its labels where it has some.
+    sed -n 's/^file *= *"\(.*\)"$/\1/p' "/models/$model.toml" | while read -r file; do
+        cp "/models/$file" $root/models/
+    done
 done
 
 # The system's libraries that these ask for, where they ask for them, with their licences.

@@ -20,11 +20,11 @@ const UID: &str = "65532";
 /// than released ones.
 const IMAGES: [(&str, u64); 7] = [
     ("capture", 80),
-    ("preprocess", 140),
-    ("extract", 180),
-    ("classify", 80),
+    ("preprocess", 160),
+    ("extract", 200),
+    ("classify", 160),
     ("cluster", 80),
-    ("causeway", 190),
+    ("causeway", 210),
     ("nats-server", 30),
 ];
 

@@ -241,4 +241,10 @@ async fn a_first_pipeline_is_right_and_never_written_over() {
     assert!(refused.stderr.contains("it exists already"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(file).expect("it is there"), "mine");
     assert!(!Path::new("faces.toml").exists());
+    for kind in ["camera", "objects"] {
+        let file = dir.path().join(kind).with_extension("toml");
+        let file = file.to_str().expect("a path");
+        causeway(&tools, &["init", file, "--kind", kind]).await.ok();
+        causeway(&tools, &["validate", file]).await.ok();
+    }
 }

@@ -42,6 +42,10 @@ pub(crate) struct InitArgs {
 enum Kind {
     /// Names and clusters for the faces in photos
     Faces,
+    /// Names for the faces that a camera sees, by all that was seen of them
+    Camera,
+    /// What is in the pictures, by a classifier
+    Objects,
 }
 
 impl Kind {
@@ -49,12 +53,16 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Faces => "faces",
+            Self::Camera => "camera",
+            Self::Objects => "objects",
         }
     }
 
     fn template(self) -> &'static str {
         match self {
             Self::Faces => include_str!("../../../pipelines/faces.toml"),
+            Self::Camera => include_str!("../../../pipelines/camera.toml"),
+            Self::Objects => include_str!("../../../pipelines/objects.toml"),
         }
     }
 }
@@ -77,8 +85,14 @@ pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let shown = shown(&file);
+    let up = match kind {
+        Kind::Camera => format!("causeway up {shown} --input rtsp://…            run it on a camera"),
+        Kind::Faces | Kind::Objects => {
+            format!("causeway up {shown} --input DIR --until-drained   run it on a folder of pictures")
+        }
+    };
     print_line(format_args!(
-        "\nNext:\n  causeway up {shown} --input DIR --until-drained   run it on a folder of pictures\n  causeway validate {shown} --connect               check it, its models and its server\n  causeway graph {shown}                            draw it"
+        "\nNext:\n  {up}\n  causeway validate {shown} --connect               check it, its models and its server\n  causeway graph {shown}                            draw it"
     ))?;
     Ok(ExitCode::SUCCESS)
 }
