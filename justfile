@@ -34,11 +34,15 @@ test *ARGS: build
     then cargo nextest run --locked --workspace "$@"; \
     else cargo test --locked --workspace "$@"; fi
 
-# The tests that take minutes: those marked #[ignore].
+# The tests that take minutes: those marked #[ignore], but for the one of containers.
 test-long *ARGS: build
     @if cargo nextest --version >/dev/null 2>&1; \
-    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass "$@"; \
-    else cargo test --locked --workspace "$@" -- --ignored; fi
+    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::/)' "$@"; \
+    else cargo test --locked --workspace "$@" -- --ignored --skip containers::; fi
+
+# The faces pipeline as containers, built from nothing: a quarter of an hour; needs root, podman and debootstrap.
+test-containers: build
+    cargo test --locked -p causeway-tests --test integration -- --ignored --nocapture containers::
 
 # What CI looks at before the tests: format, lints, documentation, spelling.
 check:

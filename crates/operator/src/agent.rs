@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Record, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
-use causeway_stage::{now_ns, read_ledger};
+use causeway_stage::{Heartbeat, now_ns, read_ledger};
 use futures::StreamExt as _;
 
 use crate::metrics::Told;
@@ -57,18 +57,25 @@ impl Agent {
         let Some(state) = self.bus.stream_state(&stream).await? else { return Ok(0) };
         let limit = state.max_bytes.unwrap_or(u64::MAX) as f64;
         let too_old = now_ns().saturating_sub(self.pipeline.keep_captured.age.as_nanos() as u64);
-        if state.messages == 0 || (state.bytes as f64 <= limit * FULL_SHARE && state.first_at >= too_old) {
+        let bytes = state.bytes as f64;
+        // An item that is longer than the room above `FULL_SHARE` waits for it all the same.
+        let waits = bytes <= limit * FULL_SHARE && state.messages > 0 && self.waits_for_room(source).await?;
+        if state.messages == 0 || (bytes <= limit * FULL_SHARE && !waits && state.first_at >= too_old) {
             return Ok(0);
         }
-        let short = state.bytes as f64 > limit * SHORT_SHARE;
+        let short = bytes > limit * SHORT_SHARE;
         let floor = self.ack_floor(&stream, source).await?;
         let ledger = read_ledger(&self.bus, &self.pipeline).await?;
-        let mut bytes_over = (state.bytes as f64 - limit * LEFT_SHARE).max(0.0);
-        if state.bytes as f64 <= limit * FULL_SHARE {
-            bytes_over = 0.0;
-        }
-        let (first_kept, given_up) =
+        let bytes_over = match bytes {
+            _ if waits => (bytes - limit * LEFT_SHARE).max(1.0),
+            bytes if bytes > limit * FULL_SHARE => bytes - limit * LEFT_SHARE,
+            _ => 0.0,
+        };
+        let (mut first_kept, mut given_up) =
             self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, short).await?;
+        if waits && first_kept <= state.first_sequence {
+            (first_kept, given_up) = self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, true).await?;
+        }
         if first_kept <= state.first_sequence {
             return Ok(0);
         }
@@ -85,6 +92,15 @@ impl Agent {
         }
         tracing::info!(stream, purged, "captured items purged");
         Ok(purged)
+    }
+
+    /// Whether a replica of a source says that its link has no room.
+    async fn waits_for_room(&self, source: &str) -> anyhow::Result<bool> {
+        let beats = self.bus.table_entries(names::REPLICAS).await?;
+        let mut beats = beats.iter().filter_map(|entry| serde_json::from_slice::<Heartbeat>(&entry.value).ok());
+        Ok(beats.any(|beat| {
+            beat.stage == source && beat.state.starts_with("waiting: ") && beat.state.ends_with(" is full")
+        }))
     }
 
     /// The last sequence that every taker has acked: nothing beyond it is ever purged.
