@@ -98,9 +98,7 @@ impl Agent {
     async fn waits_for_room(&self, source: &str) -> anyhow::Result<bool> {
         let beats = self.bus.table_entries(names::REPLICAS).await?;
         let mut beats = beats.iter().filter_map(|entry| serde_json::from_slice::<Heartbeat>(&entry.value).ok());
-        Ok(beats.any(|beat| {
-            beat.stage == source && beat.state.starts_with("waiting: ") && beat.state.ends_with(" is full")
-        }))
+        Ok(beats.any(|beat| beat.stage == source && beat.waits_for_room()))
     }
 
     /// The last sequence that every taker has acked: nothing beyond it is ever purged.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::export::Identity;
 use crate::held::Held;
-use crate::metrics::{Count, Status};
+use crate::metrics::{Count, IS_FULL, Status};
 use crate::once::{self, Work};
 use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
 use crate::probe::{self, HealthArgs};
@@ -223,7 +223,7 @@ impl Env {
         loop {
             match self.bus.publish(outgoing).await {
                 Ok(stored) => return stored,
-                Err(PublishError::Full { subject }) => self.status.blocked(&format!("{} is full", link_of(&subject))),
+                Err(PublishError::Full { subject }) => self.status.blocked(&(link_of(&subject) + IS_FULL)),
                 Err(PublishError::NoStream { subject }) => {
                     let why = format!("no stream takes {}; run `causeway apply`", link_of(&subject));
                     self.status.blocked(&why);

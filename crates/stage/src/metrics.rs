@@ -148,6 +148,19 @@ fn work_times() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 16))
 }
 
+/// How the state of a replica that waits begins; what it waits for follows.
+const WAITING: &str = "waiting: ";
+
+/// What is said of a link that has no room; its name stands before.
+pub(crate) const IS_FULL: &str = " is full";
+
+impl Heartbeat {
+    /// Whether it waits for room on its link.
+    pub fn waits_for_room(&self) -> bool {
+        self.state.starts_with(WAITING) && self.state.ends_with(IS_FULL)
+    }
+}
+
 impl Status {
     /// `limit` is the time that `process` may take for one message.
     pub(crate) fn new(pipeline: &str, stage: &str, limit: Duration) -> Self {
@@ -321,10 +334,10 @@ impl Status {
 
     pub(crate) fn state(&self) -> String {
         if let Some((why, _)) = self.blocked.lock().expect("no holder of the state panics").as_ref() {
-            return format!("waiting: {why}");
+            return format!("{WAITING}{why}");
         }
         if let Some((why, _)) = self.waits.lock().expect("no holder of the state panics").as_ref() {
-            return format!("waiting: {why}");
+            return format!("{WAITING}{why}");
         }
         if self.draining.load(Ordering::Acquire) {
             "draining".into()
