@@ -115,6 +115,8 @@ pub struct Pull {
     /// Half of what may be held: one half is worked on while the other is pulled.
     half: u32,
     slots: Arc<Semaphore>,
+    /// Slots that are to be taken away as they come free.
+    surplus: usize,
     /// Slots that no message has come for yet.
     spare: Option<OwnedSemaphorePermit>,
     open: Option<Open>,
@@ -165,7 +167,7 @@ impl Pull {
     }
 
     fn new(bus: &Bus, stream: &str, durable: &str, group: Option<&'static str>, held: usize) -> Self {
-        let half = u32::try_from(held.div_ceil(2)).unwrap_or(u32::MAX).max(1);
+        let half = half_of(held);
         Self {
             bus: bus.clone(),
             stream: stream.into(),
@@ -175,9 +177,24 @@ impl Pull {
             bounds: if group.is_some() { PullBounds::PINNED } else { PullBounds::SHARED },
             half,
             slots: Arc::new(Semaphore::new(2 * half as usize)),
+            surplus: 0,
             spare: None,
             open: None,
             connections: bus.connections(),
+        }
+    }
+
+    /// Another number of messages that may be out at once. Those that are out stay so.
+    pub fn set_held(&mut self, held: usize) {
+        let half = half_of(held);
+        let (now, wanted) = (2 * self.half as usize, 2 * half as usize);
+        self.half = half;
+        if wanted < now {
+            self.surplus += now - wanted;
+        } else {
+            let kept = self.surplus.min(wanted - now);
+            self.surplus -= kept;
+            self.slots.add_permits(wanted - now - kept);
         }
     }
 
@@ -237,7 +254,13 @@ impl Pull {
         if self.open.as_ref().is_some_and(|open| open.left > 0) {
             return Ok(());
         }
-        let missing = self.half - self.spare.as_ref().map_or(0, |spare| spare.num_permits() as u32);
+        let spare = self.spare.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let above = spare.saturating_sub(self.half as usize);
+        if above > 0 {
+            drop(self.spare.as_mut().and_then(|spare| spare.split(above)));
+        }
+        self.surplus -= self.slots.forget_permits(self.surplus);
+        let missing = self.half.saturating_sub(spare as u32);
         let slots = Arc::clone(&self.slots).acquire_many_owned(missing).await.map_err(|error| error.to_string())?;
         match &mut self.spare {
             Some(spare) => spare.merge(slots),
@@ -272,6 +295,10 @@ impl Pull {
         let what = format!("pull `{}` from the stream {}", self.durable, self.stream);
         Err(BusError::request(what, "there is no such durable; run `causeway apply`"))
     }
+}
+
+fn half_of(held: usize) -> u32 {
+    u32::try_from(held.div_ceil(2)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Why a pull is renewed after the connection was: nothing failed, so nothing is waited for.

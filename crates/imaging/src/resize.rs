@@ -46,11 +46,6 @@ impl<'a, T: Copy + Default, F: Fn(&[u8], &mut [T])> NarrowRows<'a, T, F> {
         }
     }
 
-    fn row(&mut self, y: usize) -> &[T] {
-        self.fill(y);
-        &self.kept[y % 2].1
-    }
-
     /// Two rows that follow each other, or the same one twice.
     fn rows(&mut self, [first, second]: [usize; 2]) -> [&[T]; 2] {
         self.fill(first);

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::export::Identity;
 use crate::held::Held;
+use crate::memory::keep_memory;
 use crate::metrics::{Count, IS_FULL, Status};
 use crate::once::{self, Work};
 use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
+use crate::pace::Pace;
 use crate::probe::{self, HealthArgs};
 use crate::telemetry::start_log;
 use crate::trace::{Published, TraceContext, Tracer, Wrong};
@@ -46,6 +48,8 @@ pub(crate) struct Env {
     pub(crate) ctx: Context,
     pub(crate) status: Arc<Status>,
     pub(crate) tracer: Tracer,
+    /// How fast its workers are, which says how much to hold.
+    pub(crate) pace: Pace,
     pub(crate) stop: CancellationToken,
 }
 
@@ -82,6 +86,7 @@ pub(crate) fn main(
     if args.once || args.open {
         return once::main(uses, &args, &pipeline, once);
     }
+    keep_memory();
     // One async thread: the work is on threads of its own, and what is left waits for the broker.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
@@ -135,7 +140,7 @@ async fn run(
     let identity =
         Identity { pipeline: &pipeline.name, stage: &name, site: &spec.site, replica: &replica(), nats: &args.nats };
     let tracer = Tracer::start(&identity, status.spans());
-    let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, tracer, stop });
+    let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, tracer, pace: Pace::default(), stop });
     let beats = tokio::spawn(heartbeats(Arc::clone(&env), health.clone()));
     tracing::info!(stage = name, health, "stage starts");
     let result = life(Arc::clone(&env)).await;

@@ -28,8 +28,6 @@ pub fn stage_main<S: Stage>() -> ExitCode {
 
 /// Pause before a message that needs a newer reader is looked at again.
 const NEWER_PAUSE: Duration = Duration::from_secs(30);
-/// Fewest messages that are held at once, so that small batches do not starve the workers.
-const MIN_HELD: usize = 16;
 
 /// How often it is looked whether a batch takes too long.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -68,8 +66,8 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     env.load_tables().await?;
     let mut pulls = Vec::new();
     for from in &env.spec.from {
-        let held = MIN_HELD.max(2 * env.spec.workers * env.spec.batch.max);
-        let pull = Pull::shared(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name, held);
+        let stream = names::stream(&env.pipeline.name, from);
+        let pull = Pull::shared(&env.bus, &stream, &env.spec.name, env.pace.held(&env.spec));
         pull.check().await?;
         pulls.push(pull);
     }
@@ -122,6 +120,7 @@ struct Way {
 
 async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, way: Way) {
     loop {
+        pull.set_held(env.pace.held(&env.spec));
         let delivery = tokio::select! {
             biased;
             () = env.stop.cancelled() => return,
@@ -266,7 +265,9 @@ impl<S: Stage> Worker<S> {
         self.watch.set(Some(began + self.env.spec.max_process * count));
         let (answers, runs) = runs::noted(|| catch_unwind(AssertUnwindSafe(|| self.stage.process(inputs))));
         self.watch.set(None);
-        self.env.status.processed(began.elapsed(), held);
+        let took = began.elapsed();
+        self.env.pace.measured(took, held.len());
+        self.env.status.processed(took, held);
         self.env.status.model_runs(&runs);
         let work = Arc::new(Work { began, count: held.len(), runs });
         for held in held {

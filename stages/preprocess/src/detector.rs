@@ -88,19 +88,22 @@ impl Detector {
     ///
     /// The picture is seen twice: at the size of the input, and at half of it for faces too large for the first look.
     pub(crate) fn detect(&mut self, picture: &Picture, min_score: f32) -> Result<Vec<Face>, RunError> {
-        let mut faces = self.look(picture, self.input_size, min_score)?;
-        let large = LARGE * picture.width().max(picture.height()) as f32;
-        let second = self.look(picture, (self.input_size / 2).next_multiple_of(MULTIPLE), min_score)?;
+        let longer = picture.width().max(picture.height());
+        let seen = resize_to(picture, self.input_size);
+        let mut faces = self.look(&seen, longer, min_score)?;
+        let half = (self.input_size / 2).next_multiple_of(MULTIPLE);
+        // The mean of means is the mean: what was shrunk already is shrunk further, at a fraction of the work.
+        let seen = resize_to(if longer > self.input_size { &seen } else { picture }, half);
+        let second = self.look(&seen, longer, min_score)?;
+        let large = LARGE * longer as f32;
         faces.extend(second.into_iter().filter(|face| face.longer_side() > large));
         Ok(suppress(faces))
     }
 
-    /// One look at the picture, its longer side scaled to `size` px.
-    fn look(&mut self, picture: &Picture, size: u32, min_score: f32) -> Result<Vec<Face>, RunError> {
-        let longer = picture.width().max(picture.height());
-        let scale = f64::from(size) / f64::from(longer);
-        let side = |len: u32| ((f64::from(len) * scale).round() as u32).max(1);
-        let input = letterbox(&resize(picture, side(picture.width()), side(picture.height())));
+    /// One look at a picture that was scaled from one whose longer side has `longer` px; faces are in px of that one.
+    fn look(&mut self, seen: &Picture, longer: u32, min_score: f32) -> Result<Vec<Face>, RunError> {
+        let scale = f64::from(seen.width().max(seen.height())) / f64::from(longer);
+        let input = letterbox(seen);
         let grid = [input.shape()[2], input.shape()[3]];
         let outputs = self.session.run(&input)?;
         let mut faces = Vec::new();
@@ -109,6 +112,13 @@ impl Detector {
         }
         Ok(suppress(faces).into_iter().map(|face| face.scaled((1.0 / scale) as f32)).collect())
     }
+}
+
+/// The picture with its longer side scaled to `size` px.
+fn resize_to(picture: &Picture, size: u32) -> Picture {
+    let scale = f64::from(size) / f64::from(picture.width().max(picture.height()));
+    let side = |len: u32| ((f64::from(len) * scale).round() as u32).max(1);
+    resize(picture, side(picture.width()), side(picture.height()))
 }
 
 /// The model's input: f32 `[1, 3, H, W]`, blue green red, 0..255; the picture at the top left, zeros up to the next multiple of

@@ -67,6 +67,8 @@ pub(crate) struct Done {
 
 /// Runs the task of a file in this process; the answer goes to stdout.
 pub(crate) fn run(file: &Path) -> anyhow::Result<()> {
+    // As the stages do.
+    causeway_stage::keep_memory();
     let task: Task = serde_json::from_slice(&std::fs::read(file)?)?;
     let answer = match task.what {
         What::Prepare => serde_json::to_string(&in_process::prepare(&task)?)?,

@@ -1,6 +1,5 @@
 //! `INTER_AREA`: each pixel of the result is the mean of the rectangle of the source that it covers.
 
-use super::NarrowRows;
 use crate::Picture;
 use crate::picture::CHANNELS;
 
@@ -8,18 +7,16 @@ pub(super) fn shrink(picture: &Picture, width: u32, height: u32) -> Picture {
     let columns = taps(picture.width() as usize, width as usize);
     let lines = taps(picture.height() as usize, height as usize);
     let mut shrunk = Picture::black(width, height);
-    let mut narrow = NarrowRows::new(picture, shrunk.stride(), |source, row| shrink_row(source, &columns, row));
-    let mut sums = vec![0.0_f32; shrunk.stride()];
+    // First down, a whole row at a time, as the processor likes it; then across, where only the rows of the result are left.
+    let mut sums = vec![0.0_f32; picture.stride()];
     for (row, line) in shrunk.rows_mut().zip(&lines) {
         sums.fill(0.0);
         for (y, &weight) in (line.first..).zip(&line.weights) {
-            for (sum, value) in sums.iter_mut().zip(narrow.row(y)) {
-                *sum += weight * value;
+            for (sum, &value) in sums.iter_mut().zip(picture.row(y)) {
+                *sum += weight * f32::from(value);
             }
         }
-        for (pixel, &sum) in row.iter_mut().zip(&sums) {
-            *pixel = (sum + 0.5) as u8;
-        }
+        shrink_row(&sums, &columns, row);
     }
     shrunk
 }
@@ -42,16 +39,16 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
     (0..to).map(tap).collect()
 }
 
-fn shrink_row(source: &[u8], columns: &[Taps], shrunk: &mut [f32]) {
+fn shrink_row(source: &[f32], columns: &[Taps], shrunk: &mut [u8]) {
     let (pixels, _) = source.as_chunks::<CHANNELS>();
     let (shrunk, _) = shrunk.as_chunks_mut::<CHANNELS>();
     for (shrunk, column) in shrunk.iter_mut().zip(columns) {
         let [mut red, mut green, mut blue] = [0.0; CHANNELS];
         for (&[r, g, b], &weight) in pixels[column.first..].iter().zip(&column.weights) {
-            red += weight * f32::from(r);
-            green += weight * f32::from(g);
-            blue += weight * f32::from(b);
+            red += weight * r;
+            green += weight * g;
+            blue += weight * b;
         }
-        *shrunk = [red, green, blue];
+        *shrunk = [red, green, blue].map(|sum| (sum + 0.5) as u8);
     }
 }
