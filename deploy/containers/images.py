@@ -24,6 +24,7 @@ ENGINES = ["docker", "podman"]
 # What every image holds beside ours (Apache-2.0): glibc and libgcc, which our programs are linked to.
 LIBRARIES = {"LGPL-2.1-or-later", "GPL-3.0-or-later WITH GCC-exception-3.1"}
 ENGINE_LICENCE = "MIT"  # ONNX Runtime; libstdc++, which it loads, is libgcc's
+FFMPEG_LICENCE = "GPL-3.0-or-later"  # as its own -L says of this build
 
 
 class ImageError(Exception):
@@ -90,7 +91,7 @@ def all_images() -> list[Image]:
             name=stage,
             target="stage",
             models=sorted(carried.get(stage, ())),
-            licences=licences(carried.get(stage, ()), engine=has_engine(stage)),
+            licences=licences(carried.get(stage, ()), engine=has_engine(stage), ffmpeg=stage == "capture"),
             description=f"The stage {stage} of Causeway: AI pipelines split between edge and cloud, over NATS JetStream",
         )
         for stage in stages
@@ -122,9 +123,11 @@ def has_engine(stage: str) -> bool:
     return "causeway-inference" in manifest.get("dependencies", {})
 
 
-def licences(models, *, engine: bool) -> list[str]:
+def licences(models, *, engine: bool, ffmpeg: bool = False) -> list[str]:
     """The licences of all that is in an image, ours first."""
     others = set(LIBRARIES)
+    if ffmpeg:
+        others.add(FFMPEG_LICENCE)
     if engine:
         others.add(ENGINE_LICENCE)
     for model in models:

@@ -31,6 +31,12 @@ if [ "$stage" = causeway ] || grep -qs '^causeway-inference' "/stages/$stage/Car
     cp /onnxruntime/LICENSE $root/usr/share/doc/onnxruntime.LICENSE
     cp /onnxruntime/ThirdPartyNotices.txt $root/usr/share/doc/onnxruntime.ThirdPartyNotices
 fi
+# What reads videos and cameras, for who starts it; it says itself under which licence it is, and how it was built.
+if [ "$stage" = capture ]; then
+    cp /ffmpeg/ffmpeg-* $root/usr/bin/ffmpeg
+    $root/usr/bin/ffmpeg -hide_banner -L >$root/usr/share/doc/ffmpeg.LICENSE 2>&1
+    $root/usr/bin/ffmpeg -hide_banner -buildconf >>$root/usr/share/doc/ffmpeg.LICENSE 2>&1
+fi
 for model in $models; do
     [ -f "/models/$model.toml" ] || fail "there is no /models/$model.toml; models are $(ls /models | xargs)"
     cp "/models/$model.toml" $root/models/
@@ -44,7 +50,7 @@ done
 libraries() {
     ldd "$@" 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p' | sort -u
 }
-libraries $root/usr/bin/$program $root/usr/lib/* | grep -v "^$root" | while read -r library; do
+libraries $root/usr/bin/* $root/usr/lib/* | grep -v "^$root" | while read -r library; do
     mkdir -p "$root$(dirname "$library")"
     cp -L "$library" "$root$library"
     package=$(dpkg -S "$(readlink -f "$library")" 2>/dev/null || dpkg -S "$library")

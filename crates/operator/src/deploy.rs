@@ -34,6 +34,8 @@ Examples:
   causeway deploy compose pipelines/faces.toml --out faces --input ~/Pictures
   docker compose -f faces/compose.yaml up -d    (or podman-compose)
   docker compose -f faces/compose.yaml run --rm agent status
+  causeway deploy compose pipelines/camera.toml --out door --input 'rtsp://ada:${CAMERA_PASSWORD}@10.0.0.5/1'
+  CAMERA_PASSWORD=… docker compose -f door/compose.yaml up -d
 
 Writes compose.yaml, nats-server.conf and a copy of the pipeline file into DIR, and over them when it is
 run again; a file there that it did not write, it leaves alone and says so. The broker and the probes are
@@ -48,8 +50,8 @@ struct ComposeArgs {
     /// The folder to write into; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The folder or glob that its capture stage reads; mounted read-only
-    #[arg(long, value_name = "DIR")]
+    /// What its capture stage reads: a folder, glob or file, mounted read-only; a camera's URL or device
+    #[arg(long, value_name = "INPUT")]
     input: Option<PathBuf>,
     /// What names of images begin with: PREFIX/extract:TAG
     #[arg(long, value_name = "PREFIX", default_value = "localhost/causeway")]
@@ -135,16 +137,19 @@ fn inputs(pipeline: &Pipeline, given: Option<&Path>) -> anyhow::Result<Vec<(Stri
     let base = pipeline.file.parent().unwrap_or(Path::new(""));
     let mut inputs = Vec::new();
     for source in sources {
-        let written = source.options::<CaptureOptions>().map_err(anyhow::Error::msg)?.input;
-        let input = match (given, written) {
-            (Some(given), _) => given.to_owned(),
-            (None, Some(written)) => base.join(written),
+        let options = source.options::<CaptureOptions>().map_err(anyhow::Error::msg)?;
+        let (written, within) = match (given, &options.input) {
+            // What is given is meant from where the command is run.
+            (Some(given), _) => (given, Path::new("")),
+            (None, Some(written)) => (Path::new(written), base),
             (None, None) => bail!(
-                "cannot deploy [stage.{}] without an input: set `input` in its table or pass --input DIR",
+                "cannot deploy [stage.{}] without an input: set `input` in its table or pass --input",
                 source.name
             ),
         };
-        inputs.push((source.name.clone(), Input::of(&absolute(&input)?)?));
+        let password = options.password_file.as_deref().map(|file| base.join(file));
+        let input = Input::of(written, within, password.as_deref());
+        inputs.push((source.name.clone(), input.with_context(|| format!("cannot deploy [stage.{}]", source.name))?));
     }
     Ok(inputs)
 }

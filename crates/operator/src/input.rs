@@ -19,10 +19,15 @@ pub(crate) fn environment() -> Option<(&'static str, &'static str)> {
     GIVEN.get().map(|password| (PASSWORD, &password[..]))
 }
 
+/// Whether a password stands in a URL, where a variable could.
+pub(crate) fn has_password(url: &str) -> bool {
+    split_at_password(url).is_some_and(|(_, password, _)| !password.contains("${"))
+}
+
 /// A URL whose password is in the environment instead.
 pub(crate) fn hide_password(url: &str) -> anyhow::Result<String> {
     let Some((before, password, behind)) = split_at_password(url) else { return Ok(url.into()) };
-    if password.contains("${") {
+    if !has_password(url) {
         return Ok(url.into());
     }
     let decoded =

@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_pipelines::{Input as Named, Pipeline, StageSpec};
+
+use crate::input::has_password;
+use crate::session::absolute;
 
 /// How each file begins that this command wrote and may write over.
 pub(super) const MARK: &str = "# Written by `causeway deploy compose`";
@@ -41,23 +44,67 @@ pub(super) struct Compose<'a> {
     pub(super) publish: Option<u16>,
 }
 
-/// What a source reads: something on the machine, and what that is called in its container.
-#[derive(Debug, PartialEq, Eq)]
+/// What a source reads, as its container sees it.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Input {
-    from: String,
-    to: String,
-    /// `input` in the container.
-    within: String,
+    /// What is mounted for it: each path on the machine, and what that is called in the container.
+    mounts: Vec<(String, String)>,
+    /// A camera of the machine.
+    device: Option<String>,
+    /// Variables that its address names; whoever starts the container has them.
+    variables: Vec<String>,
+    /// Keys of the stage's table that are others in the container, `input` among them.
+    keys: Vec<(&'static str, String)>,
 }
 
+/// The group that may read cameras: of that number on Debian and what is made of it.
+const VIDEO_GROUP: u32 = 44;
+
 impl Input {
+    /// What a source is given: `written` as in a pipeline file, a relative path within `base`.
+    pub(super) fn of(written: &Path, base: &Path, password_file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut input = match Named::of(written)? {
+            Named::Stdin => {
+                bail!("cannot read standard input in a container: name a folder, a file, a camera or a URL")
+            }
+            Named::Device(device) => {
+                let device = utf8(device)?;
+                Self { keys: vec![("input", device.clone())], device: Some(device), ..Self::default() }
+            }
+            Named::Url(url) => Self::of_url(url)?,
+            Named::Path(path) => Self::of_path(&absolute(&base.join(path))?)?,
+        };
+        if let Some(file) = password_file {
+            let within = format!("{PIPELINE_DIR}/{}", file.file_name().unwrap_or_default().to_string_lossy());
+            input.mounts.push((utf8(&absolute(&base.join(file))?)?, within.clone()));
+            input.keys.push(("password_file", within));
+        }
+        Ok(input)
+    }
+
+    fn of_url(url: &str) -> anyhow::Result<Self> {
+        if has_password(url) {
+            bail!(
+                "cannot write the password of the input into compose.yaml: write ${{CAMERA_PASSWORD}} in its place, and set \
+                 that variable where compose is started, or in the file .env beside compose.yaml"
+            );
+        }
+        let variables = url.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.to_owned())).collect();
+        Ok(Self { keys: vec![("input", url.into())], variables, ..Self::default() })
+    }
+
     /// A folder, a file or a glob, by its absolute path. A glob's folder is mounted as far as no wildcard is in it.
-    pub(super) fn of(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.to_str().with_context(|| format!("cannot use {}: its path is not UTF-8", path.display()))?;
+    fn of_path(path: &Path) -> anyhow::Result<Self> {
+        let shown = utf8(path)?;
+        let mounted = |from: String, to: String, within: String| Self {
+            mounts: vec![(from, to)],
+            keys: vec![("input", within)],
+            ..Self::default()
+        };
         if path.is_file() {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             let to = format!("/input/{name}");
-            return Ok(Self { from: shown.into(), within: to.clone(), to });
+            return Ok(mounted(shown, to.clone(), to));
         }
         let is_wild = |part: &OsStr| !path.is_dir() && part.to_string_lossy().contains(['*', '?', '[', '{']);
         let parts: Vec<&OsStr> = path.iter().collect();
@@ -65,8 +112,12 @@ impl Input {
         let from: PathBuf = parts[..fixed].iter().collect();
         let within: PathBuf = Path::new("/input").join(parts[fixed..].iter().collect::<PathBuf>());
         let text = |path: PathBuf| path.to_str().unwrap_or_default().trim_end_matches('/').to_owned();
-        Ok(Self { from: text(from), to: "/input".into(), within: text(within) })
+        Ok(mounted(text(from), "/input".into(), text(within)))
     }
+}
+
+fn utf8(path: &Path) -> anyhow::Result<String> {
+    Ok(path.to_str().with_context(|| format!("cannot use {}: its path is not UTF-8", path.display()))?.to_owned())
 }
 
 impl Compose<'_> {
@@ -162,15 +213,23 @@ impl Compose<'_> {
         line(yaml, 1, format_args!("{}:", stage.name));
         line(yaml, 2, "<<: [*hardened, *lasting, *stage]");
         Self::image(yaml, &self.ours(&stage.uses));
-        line(yaml, 2, format_args!("environment: {{ <<: *environment, CAUSEWAY_STAGE: {} }}", quote(&stage.name)));
+        let variables = input.map(|input| &input.variables[..]).unwrap_or_default();
+        let variables: String = variables.iter().map(|name| variable(name)).collect();
+        let own = format_args!("CAUSEWAY_STAGE: {}{variables}", quote(&stage.name));
+        line(yaml, 2, format_args!("environment: {{ <<: *environment, {own} }}"));
         let mut set = self.set.to_vec();
-        set.extend(input.map(|input| format!("{}.input={}", stage.name, input.within)));
+        let keys = input.map(|input| &input.keys[..]).unwrap_or_default();
+        set.extend(keys.iter().map(|(key, value)| format!("{}.{key}={value}", stage.name)));
         if !set.is_empty() {
             line(yaml, 2, format_args!("command: [{}]", arguments(&set)));
         }
-        if input.is_some() {
+        if input.is_some_and(|input| !input.mounts.is_empty()) {
             // Pictures may be readable by their owner alone.
             line(yaml, 2, format_args!("user: \"${{CAUSEWAY_USER:-{USER}}}\""));
+        }
+        if let Some(device) = input.and_then(|input| input.device.as_ref()) {
+            line(yaml, 2, format_args!("devices: [{}]", quote(&format!("{device}:{device}"))));
+            line(yaml, 2, format_args!("group_add: [\"${{CAUSEWAY_VIDEO_GROUP:-{VIDEO_GROUP}}}\"]"));
         }
         if stage.is_source() {
             // One that has read all there is ends well, and is not to read it again.
@@ -181,8 +240,8 @@ impl Compose<'_> {
         }
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
-        if let Some(input) = input {
-            mount(yaml, &input.from, &input.to);
+        for (from, to) in input.iter().flat_map(|input| &input.mounts) {
+            mount(yaml, from, to);
         }
         if stage.model().is_some() {
             self.mount_models(yaml);
@@ -309,6 +368,11 @@ fn mount(yaml: &mut String, from: &str, to: &str) {
             "- {{ type: bind, source: {from}, target: {to}, read_only: true, bind: {{ create_host_path: false }} }}"
         ),
     );
+}
+
+/// A variable that whoever starts the container must have; compose puts its value in place.
+fn variable(name: &str) -> String {
+    format!(", {name}: \"${{{name}:?set it where compose is started, or in .env beside this file}}\"")
 }
 
 fn arguments(set: &[String]) -> String {

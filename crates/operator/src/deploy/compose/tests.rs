@@ -35,9 +35,13 @@ fn plain(inputs: &[(String, Input)]) -> Compose<'_> {
     }
 }
 
+fn input(written: &str) -> Input {
+    Input::of(Path::new(written), Path::new("/pipelines"), None).unwrap()
+}
+
 #[test]
 fn a_pipeline_as_it_is() {
-    let inputs = [("capture".to_owned(), Input::of(Path::new("/photos")).unwrap())];
+    let inputs = [("capture".to_owned(), input("/photos"))];
     let files = plain(&inputs).files(&pipeline(DOOR), DOOR).unwrap();
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["compose.yaml", "nats-server.conf", "door.toml"]);
@@ -49,7 +53,7 @@ fn a_pipeline_as_it_is() {
 
 #[test]
 fn a_pipeline_with_everything_asked_for() {
-    let inputs = [("capture".to_owned(), Input::of(Path::new("/my \"photos\"/$2024/*.jpg")).unwrap())];
+    let inputs = [("capture".to_owned(), input("/my \"photos\"/$2024/*.jpg"))];
     let compose = Compose {
         set: &["cluster.threshold=0.5".into()],
         images: "registry.example/team/causeway",
@@ -73,18 +77,45 @@ fn a_stage_cannot_be_called_like_a_service() {
 
 #[test]
 fn an_input_is_mounted_as_far_as_it_is_no_pattern() {
-    let input = |from: &str, within: &str| {
+    let mounted = |from: &str, within: &str| {
         let to = if within.contains(".png") { within } else { "/input" };
-        Input { from: from.into(), to: to.into(), within: within.into() }
+        let mounts = vec![(from.to_owned(), to.to_owned())];
+        Input { mounts, keys: vec![("input", within.into())], ..Input::default() }
     };
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.png");
     std::fs::write(&file, "").unwrap();
-    assert_eq!(Input::of(dir.path()).unwrap(), input(dir.path().to_str().unwrap(), "/input"));
-    assert_eq!(Input::of(&file).unwrap(), input(file.to_str().unwrap(), "/input/a.png"));
-    assert_eq!(Input::of(Path::new("/p/*/a?.jpg")).unwrap(), input("/p", "/input/*/a?.jpg"));
+    assert_eq!(input(dir.path().to_str().unwrap()), mounted(dir.path().to_str().unwrap(), "/input"));
+    assert_eq!(input(file.to_str().unwrap()), mounted(file.to_str().unwrap(), "/input/a.png"));
+    assert_eq!(input("/p/*/a?.jpg"), mounted("/p", "/input/*/a?.jpg"));
     // What is not there yet is taken for a folder.
-    assert_eq!(Input::of(Path::new("/not/there")).unwrap(), input("/not/there", "/input"));
+    assert_eq!(input("/not/there"), mounted("/not/there", "/input"));
+    assert_eq!(input("photos"), mounted("/pipelines/photos", "/input"));
+}
+
+#[test]
+fn a_camera_is_reached_from_its_container() {
+    let deployed = |written: &str| {
+        let inputs = [("capture".to_owned(), input(written))];
+        let files = plain(&inputs).files(&pipeline(DOOR), DOOR).unwrap();
+        let capture = files[0].1.split("  capture:").nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
+        capture
+    };
+    insta::assert_snapshot!("camera_by_url", deployed("rtsp://ada:${CAMERA_PASSWORD}@10.0.0.5/1"));
+    insta::assert_snapshot!("camera_by_device", deployed("/dev/video0"));
+
+    let with_file = Input::of(Path::new("rtsp://ada@door/1"), Path::new("/p"), Some(Path::new("secret"))).unwrap();
+    assert_eq!(with_file.mounts, [("/p/secret".to_owned(), "/etc/causeway/secret".to_owned())]);
+    assert!(with_file.keys.contains(&("password_file", "/etc/causeway/secret".into())));
+}
+
+#[test]
+fn what_a_container_cannot_read_or_should_not_hold_is_refused() {
+    let refused = |written: &str| Input::of(Path::new(written), Path::new("/p"), None).unwrap_err().to_string();
+    let error = refused("rtsp://ada:s3cret@door/1");
+    assert!(error.contains("${CAMERA_PASSWORD}") && !error.contains("s3cret"), "{error}");
+    assert!(refused("-").contains("standard input"));
+    assert!(refused("gopher://door").contains("gopher"));
 }
 
 #[test]
