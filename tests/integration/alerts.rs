@@ -1,13 +1,13 @@
 //! For each alert of `deploy/prometheus/rules.yml` a fault that makes it fire, in a running pipeline that a real Prometheus scrapes.
 //! The rules are the project's own, with seconds for minutes.
-//!
-//! `CausewayCameraDrops` waits for a source that drops: until there is one, only its figures are tested.
 
 use std::path::Path;
 
 use causeway_bus::{Bus, Outgoing, names};
 use causeway_schemas::{Id, Meta};
-use harness::{Prometheus, Running, Tools, copy_photos, eventually, faces, free_port, kill, signal};
+use harness::{
+    Camera, Prometheus, Running, Tools, copy_photos, eventually, faces, free_port, kill, make_video, signal,
+};
 use tempfile::TempDir;
 
 /// A running pipeline, its folders, and the Prometheus that scrapes it.
@@ -21,12 +21,18 @@ struct Watched {
 impl Watched {
     /// Runs a face pipeline over the demo's photos, again and again, and waits until every process is scraped.
     async fn start(more: impl Fn(&str) -> &'static str, env: &[(&str, String)]) -> Option<Self> {
-        let tools = Tools::find();
-        let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let input = tempfile::tempdir().expect("a folder");
+        copy_photos(&Tools::find(), input.path(), 1);
+        let of_photos = faces(input.path(), more);
+        Self::start_of(of_photos, input, env).await
+    }
+
+    /// The same of a pipeline that reads something of `input`.
+    async fn start_of(pipeline: String, input: TempDir, env: &[(&str, String)]) -> Option<Self> {
+        let (tools, home) = (Tools::find(), tempfile::tempdir().expect("a folder"));
         let prometheus = Prometheus::start(home.path()).await?;
-        copy_photos(&tools, input.path(), 1);
         let file = home.path().join("pipeline.toml");
-        std::fs::write(&file, faces(input.path(), more)).expect("it is written");
+        std::fs::write(&file, pipeline).expect("it is written");
         let file = path(&file);
         let running = Running::start_in(&tools, home.path(), &["up", &file], env);
         let bus = running.bus("faces").await;
@@ -140,5 +146,33 @@ async fn too_little_space_for_what_is_captured() {
     signal(watched.running.stage_pid("extract", None).await, "STOP");
     watched.prometheus.fires("CausewayRepairCopiesRemoved", "pipeline", "faces").await;
     signal(watched.running.stage_pid("extract", None).await, "CONT");
+    watched.running.stop().await.ok();
+}
+
+#[tokio::test]
+#[ignore = "alerts need a while to fire"]
+async fn a_camera_that_shows_more_than_there_is_room_for() {
+    let (tools, dir) = (Tools::find(), tempfile::tempdir().expect("a folder"));
+    let video = dir.path().join("live.ts");
+    make_video(&tools, &video, 50, &["-c:v", "mpeg2video", "-g", "1", "-q:v", "2"]);
+    // Noise, so that frames are long and the link is soon full.
+    let noise = ["-vf", "noise=all_strength=40:all_flags=t,scale=640:-1:flags=neighbor", "-c:v", "mjpeg", "-q:v", "2"];
+    make_video(&tools, &video.with_extension("mjpeg"), 50, &noise);
+    let camera = Camera::start(&video, 50, None).await;
+    let small = |stage: &str| match stage {
+        "pipeline" => "[keep]\ncaptured = { bytes = \"1MiB\" }",
+        "capture" => "on_full = \"drop-newest\"\nbuffer = 5\nquality = 100",
+        _ => "",
+    };
+    let pipeline = faces(Path::new(&camera.url("http", "")), small);
+    let Some(watched) = Watched::start_of(pipeline, dir, &[]).await else { return };
+    let Watched { running, prometheus, .. } = &watched;
+    let dropped = "causeway_stage_messages_total{stage=\"capture\",result=\"dropped\"}";
+    eventually("a figure from before the fault", async || prometheus.value(dropped).await.filter(|&n| n == 0.0)).await;
+    // What is captured is not taken.
+    let preprocess = running.stage_pid("preprocess", None).await;
+    signal(preprocess, "STOP");
+    prometheus.fires("CausewayCameraDrops", "stage", "capture").await;
+    signal(preprocess, "CONT");
     watched.running.stop().await.ok();
 }

@@ -1,7 +1,8 @@
 //! Videos and cameras: every frame of a file exactly once, whoever is killed; a camera that comes and goes; what is dropped when
-//! there is no room, and that it is counted; what cannot be read says why.
+//! there is no room, and that it is counted; what cannot be read says why; whom a camera sees is named by a vote.
 
 mod bad;
+mod faces;
 mod files;
 mod full;
 mod live;
