@@ -160,7 +160,7 @@ async fn a_camera_that_shows_more_than_there_is_room_for() {
     make_video(&tools, &video.with_extension("mjpeg"), 50, &noise);
     let camera = Camera::start(&video, 50, None).await;
     let small = |stage: &str| match stage {
-        "pipeline" => "[keep]\ncaptured = { bytes = \"1MiB\" }",
+        "pipeline" => "[keep]\ncaptured = { bytes = \"8MiB\" }",
         "capture" => "on_full = \"drop-newest\"\nbuffer = 5\nquality = 100",
         _ => "",
     };

@@ -92,7 +92,8 @@ pub(crate) enum Count {
 
 impl Count {
     /// All, each of which shows as 0 from the start: an increase from nothing is none to Prometheus.
-    const ALL: [Self; 6] = [Self::Handled, Self::Given, Self::Empty, Self::Dead, Self::Retried, Self::Skipped];
+    const ALL: [Self; 7] =
+        [Self::Handled, Self::Given, Self::Empty, Self::Dead, Self::Retried, Self::Skipped, Self::Dropped];
 
     fn label(self) -> Labels {
         Labels {

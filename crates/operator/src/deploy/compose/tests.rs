@@ -98,8 +98,7 @@ fn a_camera_is_reached_from_its_container() {
     let deployed = |written: &str| {
         let inputs = [("capture".to_owned(), input(written))];
         let files = plain(&inputs).files(&pipeline(DOOR), DOOR).unwrap();
-        let capture = files[0].1.split("  capture:").nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
-        capture
+        files[0].1.split("  capture:").nth(1).unwrap().split("\n\n").next().unwrap().to_owned()
     };
     insta::assert_snapshot!("camera_by_url", deployed("rtsp://ada:${CAMERA_PASSWORD}@10.0.0.5/1"));
     insta::assert_snapshot!("camera_by_device", deployed("/dev/video0"));
