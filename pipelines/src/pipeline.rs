@@ -115,6 +115,22 @@ impl Pipeline {
         check::load_with_tests(path.as_ref(), overrides)
     }
 
+    /// The same graph as an isolated run: its streams, subjects and tables carry another name, so nothing of it meets the live
+    /// pipeline's.
+    #[must_use]
+    pub fn of_run(mut self, run: &str) -> Self {
+        self.name = format!("{}-replay-{run}", self.name);
+        self
+    }
+
+    /// The same without the stages that `last` does not need: `last` gives the outcomes.
+    #[must_use]
+    pub fn up_to(mut self, last: &str) -> Self {
+        let needed = self.upstream(last);
+        self.stages.retain(|stage| needed.contains(&stage.name));
+        self
+    }
+
     /// The stage of this name.
     pub fn stage(&self, name: &str) -> Option<&StageSpec> {
         self.stages.iter().find(|stage| stage.name == name)

@@ -21,6 +21,12 @@ pub mod header {
     pub const ORIGIN: &str = "Causeway-Origin";
     /// The stage that made it.
     pub const STAGE: &str = "Causeway-Stage";
+    /// The one stage that a message is meant for, where it was sent again: every other taker of its link acks it unread.
+    pub const TO: &str = "Causeway-To";
+    /// The place of the dead letter, in its stream, that a message was sent again for: it goes with the stage's answer.
+    pub const LETTER: &str = "Causeway-Letter";
+    /// The isolated run that a message belongs to.
+    pub const RUN: &str = "Causeway-Run";
     /// SHA-256 of a body that is kept in the object store.
     pub const BODY: &str = "Causeway-Body";
     /// W3C trace context.
@@ -116,6 +122,8 @@ pub struct Meta {
     pub origin: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// The isolated run that it belongs to; none in a live pipeline.
+    pub run: Option<String>,
 }
 
 /// A header that is missing or wrong.
@@ -149,6 +157,7 @@ impl Meta {
             stage: stage.into(),
             origin: None,
             traceparent: None,
+            run: None,
         }
     }
 
@@ -165,6 +174,7 @@ impl Meta {
             stage: stage.into(),
             origin: self.origin.clone(),
             traceparent: self.traceparent.clone(),
+            run: self.run.clone(),
         }
     }
 
@@ -187,6 +197,7 @@ impl Meta {
         headers.extend(self.parent.map(|parent| (header::PARENT, parent.to_string())));
         headers.extend(self.origin.clone().map(|origin| (header::ORIGIN, origin)));
         headers.extend(self.traceparent.clone().map(|trace| (header::TRACEPARENT, trace)));
+        headers.extend(self.run.clone().map(|run| (header::RUN, run)));
         headers
     }
 
@@ -205,6 +216,7 @@ impl Meta {
             stage: need(header::STAGE)?.into(),
             origin: get(header::ORIGIN).map(Into::into),
             traceparent: get(header::TRACEPARENT).map(Into::into),
+            run: get(header::RUN).map(Into::into),
         })
     }
 }
@@ -216,6 +228,7 @@ mod tests {
     #[test]
     fn headers_read_back() {
         let photo = Meta::captured(Id::captured("s", "i"), "capture", "frame.v1".into(), 3);
+        let photo = Meta { run: Some("monday".into()), ..photo };
         let face = photo.child("preprocess", "crop.v1".into(), 1, 3);
         for meta in [photo, face] {
             let headers = meta.to_headers();

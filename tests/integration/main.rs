@@ -18,5 +18,6 @@ mod own_model;
 mod pipeline_tests;
 mod poison;
 mod refusals;
+mod repair;
 mod resume;
 mod traces;

@@ -154,8 +154,15 @@ impl Bus {
 
     /// The body of a message: itself, or the object that its header names.
     pub async fn body(&self, headers: &Headers, body: bytes::Bytes) -> Result<bytes::Bytes, BusError> {
+        match headers.get(header::BODY) {
+            Some(reference) => self.body_by_reference(reference).await,
+            None => Ok(body),
+        }
+    }
+
+    /// A body that is kept in the object store.
+    pub async fn body_by_reference(&self, reference: &str) -> Result<bytes::Bytes, BusError> {
         use tokio::io::AsyncReadExt as _;
-        let Some(reference) = headers.get(header::BODY) else { return Ok(body) };
         let what = || format!("fetch the body {reference} from the object store");
         let store = self
             .js

@@ -44,6 +44,13 @@ pub enum Retention {
         /// Oldest.
         age: Duration,
     },
+    /// The same, and of each subject only the newest: what comes later takes its place in one step.
+    Newest {
+        /// Most bytes.
+        bytes: u64,
+        /// Oldest.
+        age: Duration,
+    },
     /// For ever.
     Changelog,
 }
@@ -166,7 +173,9 @@ impl Bus {
         let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
         match handle.consumer_info(&wish.name).await {
             Ok(info) if same_durable(&info.config, &wanted) => Ok(Applied::Unchanged),
-            Ok(_) => {
+            Ok(info) => {
+                // Where it began cannot be changed, nor need be.
+                let wanted = pull::Config { deliver_policy: info.config.deliver_policy, ..wanted };
                 handle.update_consumer(wanted).await.map_err(|error| fail(error_chain(&error)))?;
                 Ok(Applied::Changed)
             }
@@ -175,6 +184,41 @@ impl Bus {
                 Ok(Applied::Made)
             }
         }
+    }
+
+    /// Makes a durable anew that begins at message `from`, while a guard keeps what nobody has read: an interest stream forgets
+    /// what no durable wants. Whoever pulls goes on by itself.
+    pub async fn renew_durable(&self, stream: &str, wish: &DurableWish, from: u64) -> Result<(), BusError> {
+        let fail = |why: String| BusError::request(format!("renew the durable {} of {stream}", wish.name), why);
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        let begin = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
+        let guard = pull::Config {
+            durable_name: Some(guard_of(wish)),
+            ack_policy: AckPolicy::Explicit,
+            deliver_policy: begin,
+            ..Default::default()
+        };
+        handle.create_consumer(guard).await.map_err(|error| fail(error_chain(&error)))?;
+        handle.delete_consumer(&wish.name).await.map_err(|error| fail(error_chain(&error)))?;
+        let config = pull::Config { deliver_policy: begin, ..wish.config() };
+        handle.create_consumer(config).await.map_err(|error| fail(error_chain(&error)))?;
+        handle.delete_consumer(&guard_of(wish)).await.map_err(|error| fail(error_chain(&error)))?;
+        Ok(())
+    }
+
+    /// Ends a renewal that was cut off: where its guard is left, the durable is made from what the guard has kept.
+    pub async fn end_renewal(&self, stream: &str, wish: &DurableWish) -> Result<(), BusError> {
+        let guard = guard_of(wish);
+        let Some(kept) = self.durable_state(stream, &guard).await? else { return Ok(()) };
+        let fail = |why: String| BusError::request(format!("renew the durable {} of {stream}", wish.name), why);
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        if self.durable_state(stream, &wish.name).await?.is_none() {
+            let begin = DeliverPolicy::ByStartSequence { start_sequence: kept.ack_floor + 1 };
+            let config = pull::Config { deliver_policy: begin, ..wish.config() };
+            handle.create_consumer(config).await.map_err(|error| fail(error_chain(&error)))?;
+        }
+        handle.delete_consumer(&guard).await.map_err(|error| fail(error_chain(&error)))?;
+        Ok(())
     }
 
     /// Makes a bucket unless it is there.
@@ -270,7 +314,9 @@ impl StreamWish {
         let (retention, discard, bytes, age) = match self.retention {
             Retention::Link { bytes } => (RetentionPolicy::Interest, DiscardPolicy::New, bytes as i64, Duration::ZERO),
             Retention::Capture { bytes } => (RetentionPolicy::Limits, DiscardPolicy::New, bytes as i64, Duration::ZERO),
-            Retention::Outcome { bytes, age } => (RetentionPolicy::Limits, DiscardPolicy::Old, bytes as i64, age),
+            Retention::Outcome { bytes, age } | Retention::Newest { bytes, age } => {
+                (RetentionPolicy::Limits, DiscardPolicy::Old, bytes as i64, age)
+            }
             Retention::Changelog => (RetentionPolicy::Limits, DiscardPolicy::New, -1, Duration::ZERO),
         };
         Config {
@@ -281,7 +327,7 @@ impl StreamWish {
             max_bytes: bytes,
             max_age: age,
             max_messages: -1,
-            max_messages_per_subject: -1,
+            max_messages_per_subject: if matches!(self.retention, Retention::Newest { .. }) { 1 } else { -1 },
             max_message_size: -1,
             max_consumers: -1,
             storage: StorageType::File,
@@ -314,6 +360,11 @@ impl DurableWish {
     }
 }
 
+/// The durable that keeps what is unread while `wish` is made anew.
+fn guard_of(wish: &DurableWish) -> String {
+    format!("{}-renewal", wish.name)
+}
+
 /// Whether what is there is what is wanted, in what we set; the server fills in the rest.
 fn same(there: &Config, wanted: &Config) -> bool {
     there.subjects == wanted.subjects
@@ -321,6 +372,7 @@ fn same(there: &Config, wanted: &Config) -> bool {
         && there.discard == wanted.discard
         && there.max_bytes == wanted.max_bytes
         && there.max_age == wanted.max_age
+        && there.max_messages_per_subject == wanted.max_messages_per_subject
         && there.duplicate_window == wanted.duplicate_window
         && there.allow_direct == wanted.allow_direct
 }

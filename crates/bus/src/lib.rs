@@ -8,6 +8,7 @@ pub mod names;
 mod publish;
 mod pull;
 mod read;
+mod repair;
 pub mod server;
 mod table;
 
@@ -18,4 +19,5 @@ pub use look::{Compared, OLDEST_SERVER, ServerFacts};
 pub use publish::{CHANGE, Outgoing, PublishError, Stored};
 pub use pull::{Delivery, Pull};
 pub use read::{Record, Records};
+pub use repair::RawRecord;
 pub use table::{Entry, Follow};

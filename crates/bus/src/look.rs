@@ -126,6 +126,8 @@ fn changeable(there: &Config, wanted: &Config) -> Vec<String> {
     say("list of subjects", there.subjects.join(", "), wanted.subjects.join(", "));
     say("bound in bytes", there.max_bytes.to_string(), wanted.max_bytes.to_string());
     say("greatest age", format!("{:?}", there.max_age), format!("{:?}", wanted.max_age));
+    let of_a_subject = |config: &Config| config.max_messages_per_subject.to_string();
+    say("number of messages kept of a subject", of_a_subject(there), of_a_subject(wanted));
     say("answer to being full", format!("{:?}", there.discard), format!("{:?}", wanted.discard));
     say("dedupe window", format!("{:?}", there.duplicate_window), format!("{:?}", wanted.duplicate_window));
     differs

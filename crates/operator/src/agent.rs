@@ -1,4 +1,5 @@
-//! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge.
+//! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge, sets aside what the
+//! broker gave up on, and mends what drifted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +10,9 @@ use causeway_pipelines::{Ledger, Pipeline};
 use causeway_stage::{Heartbeat, now_ns, read_ledger};
 use futures::StreamExt as _;
 
+use crate::drift::Watch;
 use crate::metrics::Told;
+use crate::net;
 
 /// Above this share of its limit a capture stream is made smaller.
 const FULL_SHARE: f64 = 0.8;
@@ -31,10 +34,21 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// Does round after round, for ever.
 pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
     let mut agent = Agent { bus, pipeline, told };
+    let mut watch = Watch::default();
     let mut round = tokio::time::interval(ROUND_EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         round.tick().await;
+        // First, since what no client can read would break this round too.
+        if let Err(error) = net::round(&agent.bus, &agent.pipeline).await {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "what the broker gave up on is not set aside yet; it is tried again"
+            );
+        }
+        if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
+            tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
+        }
         if let Err(error) = agent.round().await {
             tracing::warn!(error = format!("{error:#}"), "the agent's round failed; it comes again");
         }

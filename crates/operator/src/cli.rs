@@ -12,7 +12,9 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::home::Home;
 use crate::session::Session;
 use crate::terminal::print_line;
-use crate::{accuracy, apply, demo, deploy, dlq, init, inspect, people, status, tap, test_command, up_command};
+use crate::{
+    accuracy, apply, demo, deploy, dlq, init, inspect, people, reconcile, replay, status, tap, test_command, up_command,
+};
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
 ///
@@ -58,8 +60,12 @@ enum Command {
     Status(status::StatusArgs),
     /// Show messages as they come, decoded
     Tap(tap::TapArgs),
-    /// Look at dead letters
+    /// Look at dead letters, send them again, give them up
     Dlq(dlq::DlqArgs),
+    /// Find what was captured and has not all its outcomes, and run it again
+    Reconcile(reconcile::ReconcileArgs),
+    /// Run what is stored through the stages once more, isolated from the live results, and compare
+    Replay(replay::ReplayArgs),
     /// Write the files that run a pipeline in containers
     Deploy(deploy::DeployArgs),
     /// Run the face pipeline on the demo's photos and make a report
@@ -194,15 +200,17 @@ async fn connect_to(pipeline: &Pipeline, place: &PlaceArgs, create: bool) -> any
     let address = place.nats.clone().or_else(|| home.address_if_running());
     if let Some(address) = address {
         let bus = Bus::connect(&address, &place.credentials(), &pipeline.name, "causeway").await?;
-        return Ok(Connection { bus, session: None });
+        return Ok(Connection { bus, address, session: None });
     }
     let session = Session::open_store(pipeline.clone(), &place.home, create).await?;
-    Ok(Connection { bus: session.bus.clone(), session: Some(session) })
+    Ok(Connection { bus: session.bus.clone(), address: session.nats.clone(), session: Some(session) })
 }
 
 /// A bus, and the server that was started for it.
 pub(crate) struct Connection {
     pub(crate) bus: Bus,
+    /// Where its server is.
+    pub(crate) address: String,
     session: Option<Session>,
 }
 
@@ -268,6 +276,8 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::status(args).await,
         Command::Tap(args) => tap::tap(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,
+        Command::Reconcile(args) => reconcile::reconcile(args).await,
+        Command::Replay(args) => replay::replay(args).await,
         Command::Deploy(args) => deploy::deploy(args),
         Command::Demo(args) => demo::demo(args).await,
         Command::Accuracy(args) => accuracy::accuracy(args).await,

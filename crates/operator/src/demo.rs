@@ -50,7 +50,8 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let place = &args.place;
     let nats = place.nats.as_deref();
     let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
-    let options = RunOptions { overrides: set, until_drained: true, quiet: false, again: args.again, metrics: None };
+    let options =
+        RunOptions { overrides: set, until_drained: true, quiet: false, again: args.again, ..RunOptions::default() };
     let result = run(&mut session, &enrol, &options, args.json).await;
     session.close().await;
     result.map(|()| ExitCode::SUCCESS)

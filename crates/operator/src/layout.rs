@@ -13,11 +13,13 @@ const ATTEMPT_AGE: Duration = Duration::from_hours(24);
 pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
     let outcome = Retention::Outcome { bytes: pipeline.keep_outcomes.bytes, age: pipeline.keep_outcomes.age };
     let mut wishes: Vec<StreamWish> = pipeline.stages.iter().map(|stage| of_stage(pipeline, stage, outcome)).collect();
-    for link in [names::EMPTY, names::DEAD] {
+    // A letter of a message that was sent again, and fails again, takes the place of the one before.
+    let newest = Retention::Newest { bytes: pipeline.keep_outcomes.bytes, age: pipeline.keep_outcomes.age };
+    for (link, retention) in [(names::EMPTY, outcome), (names::DEAD, newest)] {
         wishes.push(StreamWish {
             name: names::stream(&pipeline.name, link),
             subjects: vec![names::link(&pipeline.name, link)],
-            retention: outcome,
+            retention,
             durables: Vec::new(),
         });
     }

@@ -44,6 +44,8 @@ pub(crate) struct Told {
     replicas: Mutex<Replicas>,
     /// Repair copies that were removed although their items have no outcome.
     pub(crate) given_up: AtomicU64,
+    /// How often the broker had not what the pipeline wants, by what it was.
+    drifted: Mutex<BTreeMap<&'static str, u64>>,
     looking: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -80,6 +82,12 @@ struct ReplicaLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DriftLabels {
+    /// `settings`, `missing`, `unfit`, `reset`, `ahead`, `stalled`.
+    sort: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabels {
     stage: String,
 }
@@ -94,8 +102,14 @@ impl Told {
             supervised: Mutex::default(),
             replicas: Mutex::default(),
             given_up: AtomicU64::new(0),
+            drifted: Mutex::default(),
             looking: Mutex::default(),
         })
+    }
+
+    /// The broker had not what the pipeline wants.
+    pub(crate) fn drifted(&self, sort: &'static str) {
+        *self.drifted.lock().expect("no holder of the counts panics").entry(sort).or_default() += 1;
     }
 
     /// What runs here now, and how often it was started again.
@@ -211,6 +225,11 @@ impl Told {
         removed.inc_by(self.given_up.load(Ordering::Relaxed));
         let help = "Captured items removed for want of space before they had all their outcomes";
         registry.register("causeway_repair_copies_removed", help, removed);
+        let drift = Family::<DriftLabels, Counter>::default();
+        for (&sort, &count) in &*self.drifted.lock().expect("no holder of the counts panics") {
+            drift.get_or_create(&DriftLabels { sort }).inc_by(count);
+        }
+        registry.register("causeway_drift", "Times that the broker had not what the pipeline wants", drift);
         exposition::register_process(&mut registry);
         Ok(registry)
     }

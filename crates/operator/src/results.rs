@@ -285,7 +285,9 @@ impl Results {
     /// The captured ids with any outcome. What a stranger published and a stage set aside was never captured.
     pub(crate) fn photos(&self) -> BTreeSet<Id> {
         let strange = self.dead_letters.iter().filter(|letter| self.is_strange(&letter.message));
-        let strange: BTreeSet<Id> = strange.map(|letter| letter.meta.root).collect();
+        let given_up = self.empties.iter().filter(|empty| empty.message.capture.source.is_empty());
+        let strange: BTreeSet<Id> =
+            strange.map(|letter| letter.meta.root).chain(given_up.map(|empty| empty.meta.root)).collect();
         self.outcomes.iter().map(|outcome| outcome.root).filter(|root| !strange.contains(root)).collect()
     }
 

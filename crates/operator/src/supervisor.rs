@@ -84,6 +84,8 @@ pub(crate) struct Run<'a> {
     pub(crate) overrides: &'a [String],
     /// Raised to run again what was run before.
     pub(crate) generation: u32,
+    /// The name of an isolated run, whose inputs are there already: its sources are not started.
+    pub(crate) replay: Option<&'a str>,
 }
 
 impl Supervisor {
@@ -94,7 +96,8 @@ impl Supervisor {
         let (say, events) = mpsc::unbounded_channel();
         let mut stops = Vec::new();
         let threads = model_threads(&session.pipeline.stages);
-        for stage in session.pipeline.stages.iter().rev() {
+        let is_run = |stage: &&StageSpec| run.replay.is_none() || !stage.is_source();
+        for stage in session.pipeline.stages.iter().rev().filter(is_run) {
             let launch = Launch::new(session, stage, run, threads)?;
             let (stop, stopped) = tokio::sync::watch::channel(false);
             let name = stage.name.clone();
@@ -160,6 +163,9 @@ impl Launch {
         }
         if stage.is_source() {
             arguments.extend(["--generation".into(), run.generation.to_string()]);
+        }
+        if let Some(name) = run.replay {
+            arguments.extend(["--run".into(), name.into()]);
         }
         Ok(Self {
             stage: stage.name.clone(),

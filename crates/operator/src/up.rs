@@ -73,6 +73,8 @@ pub(crate) struct RunOptions {
     pub(crate) quiet: bool,
     /// Forgets the results of earlier runs and runs everything again.
     pub(crate) again: bool,
+    /// The name of an isolated run: its inputs are there already.
+    pub(crate) replay: Option<String>,
     /// Where Prometheus is answered, if it is.
     pub(crate) metrics: Option<SocketAddr>,
 }
@@ -83,7 +85,7 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
     // What replicas of the last run said stays for a while: it is not of this run.
     let earlier: HashSet<String> = heartbeats(&session.bus).await?.into_iter().map(|beat| beat.replica).collect();
     let began = Instant::now();
-    let run = Run { overrides: &options.overrides, generation };
+    let run = Run { overrides: &options.overrides, generation, replay: options.replay.as_deref() };
     let mut supervisor = Supervisor::start(session, &run)?;
     let mut progress = Progress::start(&session.bus, &session.pipeline, options.quiet).await?;
     let told = Told::new(&session.bus, &session.pipeline, "up");
@@ -129,6 +131,9 @@ async fn watch(
 ) -> anyhow::Result<bool> {
     let mut sources: Vec<String> =
         session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
+    if options.replay.is_some() {
+        sources.clear();
+    }
     let (all_sources, mut failed) = (sources.len(), Vec::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -249,19 +254,8 @@ async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
     for wish in crate::layout::streams(pipeline) {
         bus.purge(&wish.name).await?;
     }
-    loop {
-        let now = bus.table_get(names::CONTROL, GENERATION).await?;
-        let value = now.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u32>().ok());
-        let next = value.unwrap_or(0) + 1;
-        let revision = now.map_or(0, |entry| entry.revision);
-        if bus.table_swap(names::CONTROL, GENERATION, next.to_string().into(), revision).await?.is_some() {
-            return Ok(next);
-        }
-    }
+    Ok(crate::generation::next(bus).await?)
 }
-
-/// The key of the last generation that was given out.
-const GENERATION: &str = "generation";
 
 /// The `--set` that points a pipeline's one folder source at `input`.
 pub(crate) fn input_override(file: &std::path::Path, input: &std::path::Path) -> anyhow::Result<String> {

@@ -46,6 +46,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         until_drained: args.until_drained,
         quiet: false,
         again: args.again,
+        replay: None,
         metrics: Some(args.metrics.address),
     };
     let result: anyhow::Result<bool> = async {

@@ -45,6 +45,9 @@ pub struct Args {
     /// Which run this is: raised to run again what was run before (sources only).
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub generation: u32,
+    /// The isolated run that it is part of: its streams, subjects and tables carry that name. For `causeway replay`.
+    #[arg(long, value_name = "RUN", hide = true)]
+    pub run: Option<String>,
     /// How long a drain may take before what is held is left to others.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub drain: Duration,

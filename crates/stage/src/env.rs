@@ -77,7 +77,10 @@ pub(crate) fn main(
         Asked::Health(args) => return probe::main(&args),
     };
     let pipeline = match Pipeline::load_with(&args.pipeline, &args.overrides) {
-        Ok(pipeline) => pipeline,
+        Ok(pipeline) => match &args.run {
+            Some(run) => pipeline.of_run(run),
+            None => pipeline,
+        },
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(EXIT_PIPELINE);
@@ -260,6 +263,7 @@ impl Env {
         tracing::warn!(id = %meta.id, reason, detail = letter.detail, "message set aside");
         let dead = dead(&self.pipeline.name, &held.place, &meta, &letter);
         let published = self.store(&dead).await;
+        self.close_letter(held).await;
         let settled = held.ack().await;
         held.traced(&[(&dead, published)], settled, Some(Wrong { kind: reason, detail: &letter.detail }));
         self.status.count(Count::Dead, 1);

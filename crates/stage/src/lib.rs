@@ -1,5 +1,6 @@
 //! What a stage is, and how one lives: the only crate that knows batches, acks, drain and health.
 
+mod again;
 mod args;
 mod context;
 mod contract;
@@ -25,6 +26,7 @@ mod stage_life;
 mod telemetry;
 mod trace;
 
+pub use again::{DROPPED, again, dropped, retry_of, set_aside_for};
 pub use args::{Args, LogFormat};
 pub use causeway_bus::server::die_with_parent;
 pub use context::{Context, Live};
@@ -34,7 +36,7 @@ pub use fold_life::fold_main;
 pub use memory::keep_memory;
 pub use metrics::Heartbeat;
 pub use once::{OnceAnswer, OnceInput, OnceMessage};
-pub use outcomes::{now_ns, outcome_of, outcome_streams, read_ledger};
+pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger};
 pub use reporter::Reporter;
 pub use source_life::source_main;
 pub use stage_life::stage_main;

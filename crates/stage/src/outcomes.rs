@@ -65,6 +65,8 @@ pub(crate) fn dead(pipeline: &str, place: &Place, meta: &Meta, letter: &DeadLett
     // Two stages can set the same message aside, each for its own takers: the stage is part of the subject.
     let subject = format!("{subject}.{}", letter.stage);
     let mut outgoing = outgoing(&subject, &meta, Codec::Json, encode(letter, Codec::Json), true);
+    // Of a message that was sent again and failed again, the newer letter takes the place of the older.
+    outgoing.if_absent = false;
     if let Some((_, value)) = outgoing.headers.iter_mut().find(|(name, _)| *name == header::MSG_ID) {
         *value = format!("{value}.{}", letter.stage);
     }
@@ -79,7 +81,7 @@ fn outgoing(subject: &str, meta: &Meta, codec: Codec, body: Vec<u8>, last: bool)
 }
 
 /// What the headers of a message that nobody can read stand in for.
-pub(crate) fn meta_of_unreadable(id: Id) -> Meta {
+pub fn meta_of_unreadable(id: Id) -> Meta {
     Meta::captured(id, "unknown", DeadLetter::KIND.into(), 0)
 }
 

@@ -10,6 +10,7 @@ use causeway_schemas::{Capture, DecodeError, Message, decode};
 use tokio::sync::mpsc as tokio_mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::again::is_for_another;
 use crate::env::{self, EXIT_HUNG, Env, RETRY_PAUSE, Unfit};
 use crate::guard::guard;
 use crate::held::{Held, Holding};
@@ -138,9 +139,14 @@ async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, way: Way) {
     }
 }
 
-/// Holds a delivery with its whole body. `None`: the body is not there, and the message was set aside or comes again.
+/// Holds a delivery with its whole body. `None`: it is meant for another stage; or the body is not there, and the message was
+/// set aside or comes again.
 pub(crate) async fn hold(env: &Env, holding: &Arc<Holding>, delivery: Delivery) -> Option<Arc<Held>> {
     let received = Instant::now();
+    if is_for_another(&delivery, &env.spec) {
+        delivery.ack().await;
+        return None;
+    }
     match env.bus.body(&delivery.headers, delivery.body.clone()).await {
         Ok(body) => Some(holding.hold(delivery, body, received, &env.spec)),
         Err(error @ BusError::NoBody(_)) => {
@@ -334,6 +340,7 @@ pub(crate) async fn finish(env: Arc<Env>, done: Done) {
     match verdict {
         Verdict::Outputs { outputs, empty } => {
             let published = futures::future::join_all(outputs.iter().map(|output| env.store(output))).await;
+            env.close_letter(&held).await;
             let settled = held.ack().await;
             let published: Vec<_> = outputs.iter().zip(published).collect();
             held.traced(&published, settled, None);

@@ -5,11 +5,15 @@ use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_stage::{Heartbeat, now_ns};
 use serde_json::{Value, json};
 
+use crate::drift::Drift;
 use crate::home::Running;
 use crate::people::read_people;
 
 /// A replica says how it is once a second; one that has not for this long is marked.
 const STALE: Duration = Duration::from_secs(3);
+
+/// What the agent found is shown for this long.
+const DRIFT_SHOWN: Duration = Duration::from_hours(1);
 
 /// Everything that `status` shows, as it was at one moment.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct Gathered {
     pub(crate) people: usize,
     pub(crate) vectors: usize,
     pub(crate) dead_letters: u64,
+    /// What the agent found otherwise than it should be, of late.
+    pub(crate) drift: Vec<Drift>,
 }
 
 /// One stage of the pipeline.
@@ -119,6 +125,7 @@ impl Gathered {
             people: people.len(),
             vectors: people.iter().map(|person| person.vectors.len()).sum(),
             dead_letters,
+            drift: drift(bus).await,
         })
     }
 
@@ -133,8 +140,17 @@ impl Gathered {
             "people": self.people,
             "vectors": self.vectors,
             "dead_letters": self.dead_letters,
+            "drift": self.drift,
         })
     }
+}
+
+/// What the agent found in the last hour.
+async fn drift(bus: &Bus) -> Vec<Drift> {
+    let mut findings = crate::drift::findings(bus).await;
+    let since = now_ns().saturating_sub(DRIFT_SHOWN.as_nanos() as u64);
+    findings.retain(|drift| drift.at >= since);
+    findings
 }
 
 /// The replicas of all stages.

@@ -1,8 +1,11 @@
+use crate::drift::Drift;
 use crate::status::gather::{Gathered, StageStatus, StreamStatus};
-use crate::terminal::{Paint, age, bytes, count, table};
+use crate::terminal::{Paint, age, bytes, count, date_time, one_line, table};
 
 /// What stands where there is nothing to say.
 const NOTHING: &str = "-";
+/// Most characters of what drifted.
+const MAX_DETAIL: usize = 300;
 
 impl Gathered {
     /// For a terminal.
@@ -30,7 +33,8 @@ impl Gathered {
         };
         let dropped: String = self.stages.iter().filter_map(dropped_line).collect();
         let (pipeline, file) = (Paint::Bold.on(&self.pipeline), &self.file);
-        format!("{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}\n{people}, {dead}\n")
+        let drift: String = self.drift.iter().map(drift_line).collect();
+        format!("{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{drift}\n{people}, {dead}\n")
     }
 }
 
@@ -40,6 +44,13 @@ fn dropped_line(stage: &StageStatus) -> Option<String> {
     let line =
         || format!("{} has dropped {}: there was no room for them\n", stage.name, count(dropped as usize, "frame"));
     (dropped > 0).then(|| Paint::Yellow.on(&line()))
+}
+
+/// When, what, and whether it is mended.
+fn drift_line(drift: &Drift) -> String {
+    let Drift { at, stream, detail, mended, .. } = drift;
+    let line = format!("{} UTC: {stream}: {}", date_time(*at), one_line(detail, MAX_DETAIL));
+    if *mended { format!("{line}: mended\n") } else { Paint::Red.on(&line) + "\n" }
 }
 
 fn stage_row(stage: &StageStatus) -> Vec<String> {
@@ -109,6 +120,13 @@ mod tests {
             people: 1,
             vectors: 2,
             dead_letters: 0,
+            drift: vec![Drift {
+                at: 1_769_879_109_000_000_000,
+                stream: "faces_extract".into(),
+                sort: "settings".into(),
+                detail: "its greatest age is 1s, wanted is 0ns".into(),
+                mended: true,
+            }],
         };
         let expected = "\
 faces (faces.toml), up runs: pid 7, server nats://127.0.0.1:4222
@@ -119,6 +137,7 @@ classify  running  2 (1 stale)       14     14      0     0       12        3   
 STREAM    MESSAGES   BYTES  OF AT MOST  KEPT
 extract          4  2.0 kB    268.4 MB  until taken
 dead     not there       -           -  30 d
+2026-01-31 17:05:09 UTC: faces_extract: its greatest age is 1s, wanted is 0ns: mended
 
 1 person enrolled (2 vectors), 0 dead letters
 ";

@@ -1,0 +1,189 @@
+//! The net under everything: what the broker gave up on, and what no client can read, becomes a dead letter, so that it shows.
+
+use causeway_bus::{Bus, RawRecord, Record, names};
+use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_schemas::{DeadLetter, Id, Meta, header};
+use causeway_stage::{meta_of_unreadable, now_ns, set_aside_for};
+use futures::StreamExt as _;
+use serde::Deserialize;
+
+/// Messages behind a durable's ack floor that are looked at in a round: what cannot be read is never acked, so that it is the
+/// first of them before long.
+const LOOKED_AT: u64 = 16;
+/// The header block of a message that cannot be read, whole (base64): a header of its dead letter.
+const RAW_HEADERS: &str = "Causeway-Raw-Headers";
+
+/// What the broker says when it gives up on a message.
+#[derive(Debug, Deserialize)]
+struct Advisory {
+    #[serde(rename = "type")]
+    sort: String,
+    stream: String,
+    consumer: String,
+    stream_seq: u64,
+    #[serde(default)]
+    deliveries: u64,
+}
+
+/// One round; gives how many messages became dead letters.
+pub(crate) async fn round(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u64> {
+    Ok(given_up(bus, pipeline).await? + unreadable(bus, pipeline).await?)
+}
+
+/// Turns advisories into dead letters. An advisory goes when its message is set aside: the stream holds what is still to do.
+async fn given_up(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u64> {
+    let stream = names::advisories(&pipeline.name);
+    if bus.stream_state(&stream).await?.is_none_or(|state| state.messages == 0) {
+        return Ok(0);
+    }
+    let mut count = 0;
+    let mut records = bus.scan(&stream, 1, false).await?;
+    while let Some(record) = records.next().await {
+        let record = record?;
+        let done = match serde_json::from_slice::<Advisory>(&record.body) {
+            Ok(advisory) => set_aside_given_up(bus, pipeline, &advisory, &record).await?,
+            Err(error) => {
+                tracing::warn!(subject = record.subject, %error, "not an advisory; passed over");
+                Some(0)
+            }
+        };
+        if let Some(set_aside) = done {
+            count += set_aside;
+            bus.delete_message(&stream, record.sequence).await?;
+        }
+    }
+    Ok(count)
+}
+
+/// `None`: it cannot be done with yet, since another taker has not acked the message.
+async fn set_aside_given_up(
+    bus: &Bus,
+    pipeline: &Pipeline,
+    advisory: &Advisory,
+    record: &Record,
+) -> anyhow::Result<Option<u64>> {
+    let Advisory { stream, consumer, stream_seq, deliveries, .. } = advisory;
+    let giver = pipeline.stages.iter().find(|stage| names::stream(&pipeline.name, &stage.name) == *stream);
+    let taker = pipeline.stage(consumer).filter(|taker| giver.is_some_and(|giver| taker.from.contains(&giver.name)));
+    let (Some(giver), Some(taker)) = (giver, taker) else { return Ok(Some(0)) };
+    let terminated = advisory.sort.contains("terminated");
+    let Some(message) = bus.raw_message_at(stream, *stream_seq).await? else {
+        if !terminated {
+            // Somebody answered it after all.
+            return Ok(Some(0));
+        }
+        let gone =
+            RawRecord { subject: stream.clone(), stored_at: record.stored_at, headers: Vec::new(), body: "".into() };
+        let detail = format!("message {stream_seq} of {stream} was terminated, and its bytes went with that");
+        set_aside(bus, pipeline, taker, (stream, *stream_seq), &gone, "terminated", detail, 1).await?;
+        return Ok(Some(1));
+    };
+    let (reason, detail) = if terminated {
+        ("terminated", format!("somebody told the broker to deliver message {stream_seq} of {stream} no more"))
+    } else {
+        ("max-deliveries", format!("the broker delivered it {deliveries} times without an answer, and gave up"))
+    };
+    set_aside(bus, pipeline, taker, (stream, *stream_seq), &message, reason, detail, *deliveries).await?;
+    if !giver.is_source() {
+        // Nobody will ack it for this taker, so it would lie in the link for ever.
+        for other in pipeline.takers(&giver.name).filter(|other| other.name != taker.name) {
+            let durable = bus.durable_state(stream, &other.name).await?;
+            if durable.is_none_or(|durable| durable.ack_floor < *stream_seq) {
+                return Ok(None);
+            }
+        }
+        bus.delete_message(stream, *stream_seq).await?;
+    }
+    Ok(Some(1))
+}
+
+/// Finds messages whose headers no client can read: they break the connection of whoever takes them, again at every delivery.
+/// They are set aside for every taker and removed.
+async fn unreadable(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for giver in pipeline.stages.iter().filter(|stage| !pipeline.is_final(&stage.name)) {
+        let stream = names::stream(&pipeline.name, &giver.name);
+        if bus.stream_state(&stream).await?.is_none() {
+            continue;
+        }
+        for taker in pipeline.takers(&giver.name) {
+            let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
+            if durable.redelivered == 0 {
+                continue;
+            }
+            let last = durable.delivered.min(durable.ack_floor + LOOKED_AT);
+            for sequence in durable.ack_floor + 1..=last {
+                let Some(message) = bus.raw_message_at(&stream, sequence).await? else { continue };
+                if message.is_readable() {
+                    continue;
+                }
+                for taker in pipeline.takers(&giver.name) {
+                    let detail =
+                        "its headers are no UTF-8, or have a line that is no header: no client can read it".into();
+                    let place = (stream.as_str(), sequence);
+                    set_aside(bus, pipeline, taker, place, &message, "unreadable-headers", detail, 1).await?;
+                }
+                bus.delete_message(&stream, sequence).await?;
+                count += 1;
+            }
+        }
+    }
+    Ok(count)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is a field of the letter")]
+async fn set_aside(
+    bus: &Bus,
+    pipeline: &Pipeline,
+    taker: &StageSpec,
+    (stream, sequence): (&str, u64),
+    message: &RawRecord,
+    reason: &str,
+    detail: String,
+    attempts: u64,
+) -> anyhow::Result<()> {
+    let mut headers = message.header_pairs();
+    let get = |name: &str| headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+    let id = get(header::ID).and_then(|id| id.parse().ok()).unwrap_or_else(|| Id::stored(stream, sequence));
+    let meta = Meta::from_headers(get).unwrap_or_else(|_| meta_of_unreadable(id));
+    let mut body = message.body.clone();
+    if message.is_readable()
+        && let Some(reference) = get(header::BODY)
+    {
+        let whole = bus.body_by_reference(reference).await;
+        body = whole.unwrap_or(body);
+    }
+    let meta = if message.is_readable() {
+        meta
+    } else {
+        // What cannot be read is not sent on.
+        headers.push((RAW_HEADERS.into(), message.headers_base64()));
+        Meta { origin: None, traceparent: None, run: None, ..meta }
+    };
+    let letter = DeadLetter {
+        stage: taker.name.clone(),
+        reason: reason.into(),
+        detail,
+        attempts,
+        models: Vec::new(),
+        at: now_ns(),
+        subject: message.subject.clone(),
+        headers,
+        body: body.to_vec(),
+    };
+    tracing::warn!(stage = taker.name, %id, reason, detail = letter.detail, "message set aside by the agent");
+    Ok(set_aside_for(bus, pipeline, &meta, &letter).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advisories_read() {
+        let text = r#"{"type":"io.nats.jetstream.advisory.v1.max_deliver","id":"x","timestamp":"t","stream":"faces_capture",
+            "consumer":"preprocess","stream_seq":22,"deliveries":5}"#;
+        let advisory: Advisory = serde_json::from_str(text).unwrap();
+        assert_eq!((advisory.stream_seq, advisory.deliveries, advisory.consumer.as_str()), (22, 5, "preprocess"));
+    }
+}

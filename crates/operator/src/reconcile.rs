@@ -1,0 +1,236 @@
+//! `causeway reconcile`: finds what was captured and has not all its outcomes, and runs it again.
+
+mod look;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use causeway_bus::{Bus, BusError, PublishError};
+use causeway_pipelines::Pipeline;
+use causeway_schemas::{Frame, Id, Message as _, decode, header};
+use causeway_stage::{again, read_ledger};
+use serde_json::json;
+
+use crate::cli::{PipelineArgs, PlaceArgs, connect};
+use crate::content::short;
+use crate::generation;
+use crate::results::Results;
+use crate::terminal::{count, one_line, print_line};
+use look::{Captured, Look};
+
+/// How long a full capture stream is waited for before the command gives up.
+const FULL_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause before a publish that failed is tried again.
+const STORE_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether what was sent has its outcomes: each time all of them are read.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Most characters of an item's name.
+const MAX_ITEM: usize = 120;
+
+const LONG: &str = "\
+Find what was captured, has not all its outcomes and is not under way, and run it again from the copy that is kept of it. It \
+ends on the ids that it would have had, so what is there already is not there twice. It may be done while the pipeline runs.
+
+Messages get lost when a broker loses its last writes (a power failure), when somebody removes them, or when a disk breaks. What \
+has no copy left is named as lost: a folder is read again by the next `causeway up`, a camera's frame is gone.
+
+Exit code 0: nothing is lost, though some may have been sent again; 1: something is.";
+
+/// The arguments of `reconcile`.
+#[derive(Debug, clap::Args)]
+#[command(long_about = LONG, after_help = "Examples:\n  causeway reconcile --dry-run\n  causeway reconcile --wait 60\n  causeway reconcile --json | jq .lost")]
+pub(crate) struct ReconcileArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Only say what is open
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until all that was sent again has its outcomes, at most this long
+    #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run")]
+    wait: Option<u64>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found and done.
+#[derive(Debug, Default)]
+struct Found {
+    captured: usize,
+    complete: usize,
+    under_way: usize,
+    /// Captured before the oldest outcome that is kept: their outcomes may have been there.
+    not_judged: usize,
+    /// What was sent again, or would be, with the item's name.
+    again: Vec<(Id, String)>,
+    /// What has no copy to be run from, with the item's name where any outcome tells it.
+    lost: Vec<(Id, String)>,
+    /// Sent again and without its outcomes when the time was over.
+    unanswered: usize,
+}
+
+pub(crate) async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
+    let pipeline = args.pipeline.load()?;
+    let connection = connect(&pipeline, &args.place).await?;
+    let stored_only = connection.is_store_only();
+    let found = async {
+        if stored_only && args.wait.is_some() {
+            bail!("cannot wait for outcomes: nothing runs here; without --wait they come with the next `causeway up`");
+        }
+        run(&connection.bus, &pipeline, &args).await
+    }
+    .await;
+    connection.close().await;
+    let found = found?;
+    if args.json {
+        print_line(found.to_json(args.wait.is_some()))?;
+    } else {
+        found.print(&args, stored_only)?;
+    }
+    let well = found.lost.is_empty() && found.unanswered == 0;
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Result<Found> {
+    let look = Look::at(bus, pipeline).await?;
+    let mut found = Found {
+        captured: look.captured.len(),
+        complete: look.captured.keys().filter(|&&id| look.ledger.is_complete(id)).count(),
+        under_way: look.captured.keys().filter(|&&id| look.is_under_way(id)).count(),
+        ..Found::default()
+    };
+    let mut generation = None;
+    for (&id, captured) in look.captured.iter().filter(|&(&id, _)| look.is_open(id)) {
+        if captured.stored_at < look.horizon {
+            found.not_judged += 1;
+            continue;
+        }
+        match run_again(bus, id, captured, args.dry_run, &mut generation).await {
+            Ok(Some(item)) => found.again.push((id, item)),
+            Ok(None) => found.lost.push((id, String::new())),
+            Err(error) => bail!("{} sent again, then: {error:#}", count(found.again.len(), "item")),
+        }
+    }
+    found.lost.extend(look.without_copy().map(|id| (id, String::new())));
+    if !found.lost.is_empty() {
+        let results = Results::read(bus, pipeline).await?;
+        for (id, item) in &mut found.lost {
+            *item = results.capture(*id).map_or_else(String::new, |capture| capture.item.clone());
+        }
+    }
+    if !args.dry_run {
+        for (stream, sequence) in look.needless_copies() {
+            bus.delete_message(stream, sequence).await?;
+        }
+    }
+    if let Some(seconds) = args.wait {
+        found.unanswered = wait(bus, pipeline, &found.again, Duration::from_secs(seconds)).await?;
+    }
+    Ok(found)
+}
+
+/// Stores an item once more under a new generation, and gives its name. `None`: it is not there any more.
+async fn run_again(
+    bus: &Bus,
+    id: Id,
+    captured: &Captured,
+    dry_run: bool,
+    generation: &mut Option<u32>,
+) -> anyhow::Result<Option<String>> {
+    let Some(record) = bus.message_at(&captured.stream, captured.sequence).await? else { return Ok(None) };
+    let body = match bus.body(&record.headers, record.body.clone()).await {
+        Ok(body) => body,
+        Err(BusError::NoBody(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let frame = decode::<Frame>(record.headers.kind(), record.headers.codec(), &body);
+    let item = frame.map_or_else(|_| record.subject.clone(), |frame| frame.capture().item.clone());
+    if dry_run {
+        return Ok(Some(item));
+    }
+    let generation = match *generation {
+        Some(generation) => generation,
+        None => *generation.insert(generation::next(bus).await?),
+    };
+    let mut outgoing = again(&record.subject, id, generation, |name| record.headers.get(name), body);
+    // It says where its original lies: so it is told from that.
+    if record.headers.get(header::ORIGIN).is_none() {
+        outgoing.headers.push((header::ORIGIN, captured.origin()));
+    }
+    let began = Instant::now();
+    loop {
+        match bus.publish(&outgoing).await {
+            Ok(_) => return Ok(Some(item)),
+            Err(error @ (PublishError::Full { .. } | PublishError::Unsure { .. }))
+                if began.elapsed() < FULL_PATIENCE =>
+            {
+                tracing::debug!(%error, "not stored; trying again");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(STORE_PAUSE).await;
+    }
+}
+
+/// Waits until all of them are complete; gives how many are not when the time is over.
+async fn wait(bus: &Bus, pipeline: &Pipeline, sent: &[(Id, String)], patience: Duration) -> anyhow::Result<usize> {
+    let began = Instant::now();
+    let mut open: BTreeSet<Id> = sent.iter().map(|&(id, _)| id).collect();
+    while !open.is_empty() {
+        let ledger = read_ledger(bus, pipeline).await?;
+        open.retain(|&id| !ledger.is_complete(id));
+        if began.elapsed() > patience {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(open.len())
+}
+
+impl Found {
+    fn print(&self, args: &ReconcileArgs, stored_only: bool) -> anyhow::Result<()> {
+        let verb = if args.dry_run { "open      " } else { "sent again" };
+        let lines = self.again.iter().map(|one| (verb, one)).chain(self.lost.iter().map(|one| ("lost      ", one)));
+        for (what, (id, item)) in lines {
+            // A lost one is named whole: a reader searches for it.
+            let id = if what == verb { short(id) } else { id.to_string() };
+            print_line(format!("{what}  {id}  {}", one_line(item, MAX_ITEM)).trim_end())?;
+        }
+        let Self { captured, complete, under_way, not_judged, again, lost, unanswered } = self;
+        let sent = if args.dry_run { "open" } else { "sent again" };
+        let not_judged = match not_judged {
+            0 => String::new(),
+            old => format!(", {old} older than the outcomes that are kept"),
+        };
+        eprintln!(
+            "{} captured: {complete} complete, {under_way} under way, {} {sent}, {} lost{not_judged}",
+            count(*captured, "item"),
+            again.len(),
+            lost.len()
+        );
+        if args.wait.is_some() {
+            eprintln!("{unanswered} of those sent again have not all their outcomes yet");
+        } else if stored_only && !args.dry_run && !again.is_empty() {
+            eprintln!("nothing runs here: their outcomes come with the next `causeway up`");
+        }
+        Ok(())
+    }
+
+    fn to_json(&self, waited: bool) -> serde_json::Value {
+        let named =
+            |list: &[(Id, String)]| list.iter().map(|(id, item)| json!({ "id": id, "item": item })).collect::<Vec<_>>();
+        json!({
+            "captured": self.captured,
+            "complete": self.complete,
+            "under_way": self.under_way,
+            "not_judged": self.not_judged,
+            "again": named(&self.again),
+            "lost": named(&self.lost),
+            "unanswered": waited.then_some(self.unanswered),
+        })
+    }
+}
