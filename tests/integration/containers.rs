@@ -344,10 +344,11 @@ fn assert_holds_only_what_runs(name: &str, files: &[String]) {
     let strange: Vec<_> = files.iter().filter(|path| !is_known(path)).collect();
     assert!(strange.is_empty(), "{name} holds {strange:?}");
     let has = |part: &str| files.iter().any(|path| path.contains(part));
-    let engine = matches!(name, "preprocess" | "extract" | "causeway");
+    let engine = matches!(name, "preprocess" | "extract" | "classify" | "causeway");
     assert_eq!(has("libonnxruntime"), engine, "{name}: {files:#?}");
     assert_eq!(has("yunet.onnx"), matches!(name, "preprocess" | "causeway"), "{name}: {files:#?}");
     assert_eq!(has("sface.onnx"), matches!(name, "extract" | "causeway"), "{name}: {files:#?}");
+    assert_eq!(has("mobilenet_v2.onnx"), engine, "{name}: {files:#?}");
 }
 
 fn walk(root: &Path, within: &Path, files: &mut Vec<String>) {

@@ -185,8 +185,10 @@ async fn room(bus: &Bus, pipeline: &Pipeline, missing: &[StreamWish]) -> Vec<Fin
 
 fn bound(retention: Retention) -> u64 {
     match retention {
-        Retention::Link { bytes } | Retention::Capture { bytes } => bytes,
-        Retention::Outcome { bytes, .. } | Retention::Newest { bytes, .. } => bytes,
+        Retention::Link { bytes }
+        | Retention::Capture { bytes }
+        | Retention::Outcome { bytes, .. }
+        | Retention::Newest { bytes, .. } => bytes,
         Retention::Changelog => 0,
     }
 }

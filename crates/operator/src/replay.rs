@@ -134,7 +134,7 @@ async fn run(connection: &Connection, pipeline: &Pipeline, args: &ReplayArgs, sp
     if args.json {
         print_line(replay.to_json(&outcome))?;
     } else {
-        replay.print(&outcome)?;
+        Replay::print(&outcome)?;
     }
     if outcome.interrupted {
         eprintln!("interrupted: not everything was replayed");
@@ -213,7 +213,7 @@ impl<'a> Replay<'a> {
         Ok(up::run(session, &options).await?.interrupted)
     }
 
-    fn print(&self, outcome: &Outcome) -> anyhow::Result<()> {
+    fn print(outcome: &Outcome) -> anyhow::Result<()> {
         let numbers = outcome.results.numbers();
         print_line(format_args!(
             "{} replayed: {}, {} without a result, {}",

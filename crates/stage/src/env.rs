@@ -17,6 +17,7 @@ use crate::once::{self, Work};
 use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
 use crate::pace::Pace;
 use crate::probe::{self, HealthArgs};
+use crate::protocol;
 use crate::telemetry::start_log;
 use crate::trace::{Published, TraceContext, Tracer, Wrong};
 use crate::{Args, Context, health};
@@ -28,6 +29,9 @@ pub const EXIT_PIPELINE: u8 = 64;
 pub const EXIT_UNFIT: u8 = 78;
 /// A message took longer than `max_process_ms`: the process ends itself, since a thread cannot be stopped.
 pub const EXIT_HUNG: u8 = 86;
+
+/// A task of the runtime panicked: what Rust gives for a panic.
+const EXIT_LOST_TASK: i32 = 101;
 
 /// Marks an error of a stage's `new`, which no restart mends.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,7 @@ pub(crate) fn main(
         return once::main(uses, &args, &pipeline, once);
     }
     keep_memory();
+    end_with_a_lost_task();
     // One async thread: the work is on threads of its own, and what is left waits for the broker.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
@@ -103,6 +108,18 @@ pub(crate) fn main(
             if error.is::<Unfit>() || error.is::<Broken>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Ends the process when a task panics on this thread, the async one: what it did nobody would do any more. The connection's task
+/// panics at headers that it cannot read; another process goes on from what is stored.
+fn end_with_a_lost_task() {
+    let (here, told) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        if std::thread::current().id() == here {
+            std::process::exit(EXIT_LOST_TASK);
+        }
+    }));
 }
 
 /// What a stage's program is asked to do.
@@ -229,8 +246,12 @@ impl Env {
     async fn stored(&self, outgoing: &Outgoing) -> Stored {
         let mut pause = STORE_PAUSE.0;
         loop {
-            match self.bus.publish(outgoing).await {
-                Ok(stored) => return stored,
+            let published = self.bus.publish(outgoing).await;
+            if let Some(stored) = protocol::stored(&published) {
+                return stored;
+            }
+            match published {
+                Ok(_) => {}
                 Err(PublishError::Full { subject }) => self.status.blocked(&(link_of(&subject) + IS_FULL)),
                 Err(PublishError::NoStream { subject }) => {
                     let why = format!("no stream takes {}; run `causeway apply`", link_of(&subject));
@@ -243,8 +264,8 @@ impl Env {
         }
     }
 
-    /// Sets an input aside as a dead letter, then acks it.
-    pub(crate) async fn set_aside(&self, held: &Held, reason: &str, detail: String) {
+    /// The dead letter of an input that is set aside.
+    pub(crate) fn dead_letter(&self, held: &Held, reason: &str, detail: &str) -> Outgoing {
         let mut meta = held.meta.as_ref().cloned().unwrap_or_else(|_| meta_of_unreadable(held.id()));
         if let Some(trace) = held.trace() {
             meta.traceparent = Some(trace.output().failed().traceparent());
@@ -252,7 +273,7 @@ impl Env {
         let letter = DeadLetter {
             stage: self.spec.name.clone(),
             reason: reason.into(),
-            detail,
+            detail: detail.into(),
             attempts: held.delivery.delivered,
             models: self.ctx.models_used(),
             at: now_ns(),
@@ -260,13 +281,8 @@ impl Env {
             headers: held.delivery.headers.to_pairs(),
             body: held.body.to_vec(),
         };
-        tracing::warn!(id = %meta.id, reason, detail = letter.detail, "message set aside");
-        let dead = dead(&self.pipeline.name, &held.place, &meta, &letter);
-        let published = self.store(&dead).await;
-        self.close_letter(held).await;
-        let settled = held.ack().await;
-        held.traced(&[(&dead, published)], settled, Some(Wrong { kind: reason, detail: &letter.detail }));
-        self.status.count(Count::Dead, 1);
+        tracing::warn!(id = %meta.id, reason, detail, "message set aside");
+        dead(&self.pipeline.name, &held.place, &meta, &letter)
     }
 
     /// A captured item that is no message: a dead letter of the source.

@@ -154,7 +154,8 @@ impl<F: Fold> Writer<F> {
             let decided = self.decide(held.clone()).await?;
             let Err(error) = self.append(&decided).await else {
                 for one in decided {
-                    self.finishing.spawn(finish(Arc::clone(&self.env), self.done(one)));
+                    let (env, done) = (Arc::clone(&self.env), self.done(one));
+                    self.finishing.spawn(async move { finish(&env, done).await });
                 }
                 return Ok(());
             };

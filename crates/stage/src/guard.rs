@@ -10,14 +10,14 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 use crate::env::{Env, RETRY_PAUSE};
 use crate::held::Held;
 use crate::inputs::Job;
-
-/// Marks without an answer that an input may have.
-const MAX_MARKS: u32 = 2;
+use crate::protocol::{MAX_MARKS, begin};
+use crate::stage_life::{Done, Verdict, finish};
 
 /// Takes inputs that came again, one after the other; ends when there will be none.
 pub(crate) async fn guard(env: Arc<Env>, mut again: tokio_mpsc::UnboundedReceiver<Arc<Held>>, work: mpsc::Sender<Job>) {
     while let Some(held) = again.recv().await {
-        let mark = names::token(&format!("{} {}", env.spec.name, held.id()));
+        // By its place too: a message may be stored twice, and while one copy runs the other one is not to blame.
+        let mark = names::token(&format!("{} {} {}", env.spec.name, held.id(), held.delivery.sequence));
         match raise(&env, &mark).await {
             Ok(true) => {
                 let (alone, answered) = oneshot::channel();
@@ -29,7 +29,7 @@ pub(crate) async fn guard(env: Arc<Env>, mut again: tokio_mpsc::UnboundedReceive
             }
             Ok(false) => {
                 let detail = format!("the stage's process ended {MAX_MARKS} times while it handled this message");
-                env.set_aside(&held, "killed", detail).await;
+                finish(&env, Done { held, verdict: Verdict::Reject { reason: "killed", detail } }).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "mark not raised; the message comes again");
@@ -49,11 +49,9 @@ async fn raise(env: &Env, mark: &str) -> Result<bool, BusError> {
         let now = env.bus.table_get(names::ATTEMPTS, mark).await?;
         let count =
             now.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u32>().ok()).unwrap_or(0);
-        if count >= MAX_MARKS {
-            return Ok(false);
-        }
+        let Some(begun) = begin(count) else { return Ok(false) };
         let revision = now.map_or(0, |entry| entry.revision);
-        if env.bus.table_swap(names::ATTEMPTS, mark, (count + 1).to_string().into(), revision).await?.is_some() {
+        if env.bus.table_swap(names::ATTEMPTS, mark, begun.to_string().into(), revision).await?.is_some() {
             return Ok(true);
         }
     }

@@ -18,8 +18,11 @@ mod once;
 mod outcomes;
 mod pace;
 mod probe;
+mod protocol;
 mod reporter;
 mod runs;
+#[cfg(test)]
+mod simulation;
 mod source_life;
 mod spans;
 mod stage_life;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, bail};
 use causeway_bus::{BusError, Delivery, Outgoing, Pull, names};
 use causeway_schemas::{Capture, DecodeError, Message, decode};
+use futures::future::join_all;
 use tokio::sync::mpsc as tokio_mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +19,7 @@ use crate::inputs::{Inputs, Job};
 use crate::metrics::Count;
 use crate::once;
 use crate::outcomes;
+use crate::protocol::{Step, Way as How, steps, way};
 use crate::runs;
 use crate::trace::{Work, Wrong};
 use crate::{Answer, Failure, Stage};
@@ -75,8 +77,8 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
     let fetching = TaskTracker::new();
     for pull in pulls {
-        let way = Way { work: work.clone(), again: again.clone() };
-        fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), way));
+        let ways = Ways { work: work.clone(), again: again.clone() };
+        fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), ways));
     }
     drop(again);
     fetching.spawn(guard(Arc::clone(&env), came_again, work));
@@ -87,7 +89,8 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let drained = async {
         // Ends when every fetcher has stopped (the workers' channel closes), and with it every worker.
         while let Some(done) = finished.recv().await {
-            finishing.spawn(finish(Arc::clone(&env), done));
+            let env = Arc::clone(&env);
+            finishing.spawn(async move { finish(&env, done).await });
         }
         finishing.close();
         finishing.wait().await;
@@ -114,12 +117,12 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
 }
 
 /// Where inputs go: those that come for the first time into batches, others through the guard.
-struct Way {
+struct Ways {
     work: mpsc::Sender<Job>,
     again: tokio_mpsc::UnboundedSender<Arc<Held>>,
 }
 
-async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, way: Way) {
+async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, ways: Ways) {
     loop {
         pull.set_held(env.pace.held(&env.spec));
         let delivery = tokio::select! {
@@ -128,10 +131,9 @@ async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, way: Way) {
             delivery = pull.next() => delivery,
         };
         let Some(held) = hold(&env, &holding, delivery).await else { continue };
-        let sent = if held.delivery.delivered > 1 {
-            way.again.send(held).is_ok()
-        } else {
-            way.work.send(Job { held, alone: None }).is_ok()
+        let sent = match way(held.delivery.delivered) {
+            How::Alone => ways.again.send(held).is_ok(),
+            How::Batch => ways.work.send(Job { held, alone: None }).is_ok(),
         };
         if !sent {
             return;
@@ -152,7 +154,8 @@ pub(crate) async fn hold(env: &Env, holding: &Arc<Holding>, delivery: Delivery) 
         Err(error @ BusError::NoBody(_)) => {
             let body = delivery.body.clone();
             let held = holding.hold(delivery, body, received, &env.spec);
-            env.set_aside(&held, "body-missing", error.to_string()).await;
+            let verdict = Verdict::Reject { reason: "body-missing", detail: error.to_string() };
+            finish(env, Done { held, verdict }).await;
             None
         }
         Err(error) => {
@@ -334,28 +337,46 @@ pub(crate) fn read<M: Message>(held: &Held) -> Result<M, Verdict> {
     })
 }
 
-/// Stores what an input gave, then acks it.
-pub(crate) async fn finish(env: Arc<Env>, done: Done) {
+/// Does with an answer what the contract asks, step by step.
+pub(crate) async fn finish(env: &Env, done: Done) {
     let Done { held, verdict } = done;
-    match verdict {
-        Verdict::Outputs { outputs, empty } => {
-            let published = futures::future::join_all(outputs.iter().map(|output| env.store(output))).await;
-            env.close_letter(&held).await;
-            let settled = held.ack().await;
-            let published: Vec<_> = outputs.iter().zip(published).collect();
-            held.traced(&published, settled, None);
-            env.status.count(Count::Handled, 1);
-            let kind = if empty { Count::Empty } else { Count::Given };
-            env.status.count(kind, outputs.len() as u64);
-        }
-        Verdict::Reject { reason, detail } => env.set_aside(&held, reason, detail).await,
+    let stores = match &verdict {
+        Verdict::Outputs { outputs, .. } => outputs.clone(),
+        Verdict::Reject { reason, detail } => vec![env.dead_letter(&held, reason, detail)],
         Verdict::Retry { why, pause } => {
             tracing::warn!(id = %held.id(), why, ?pause, "message comes again");
-            env.status.count(Count::Retried, 1);
-            env.status.waits(&why, pause);
-            let settled = held.retry_after(pause).await;
-            held.traced(&[], settled, Some(Wrong { kind: "retry", detail: &why }));
+            env.status.waits(why, *pause);
+            Vec::new()
         }
+    };
+    let (mut published, mut settled) = (Vec::new(), None);
+    for step in steps(&verdict) {
+        match (step, &verdict) {
+            (Step::Store, _) => published = join_all(stores.iter().map(|one| env.store(one))).await,
+            (Step::CloseLetter, _) => env.close_letter(&held).await,
+            (Step::Ack, _) => settled = Some(held.ack().await),
+            (Step::Later, Verdict::Retry { pause, .. }) => settled = Some(held.retry_after(*pause).await),
+            (Step::Later, _) => settled = Some(held.retry_after(RETRY_PAUSE).await),
+        }
+    }
+    let (wrong, counts) = match &verdict {
+        Verdict::Outputs { empty, .. } => {
+            let kind = if *empty { Count::Empty } else { Count::Given };
+            (None, [(Count::Handled, 1), (kind, stores.len() as u64)])
+        }
+        Verdict::Reject { reason, detail } => {
+            (Some(Wrong { kind: reason, detail }), [(Count::Dead, 1), (Count::Retried, 0)])
+        }
+        Verdict::Retry { why, .. } => {
+            (Some(Wrong { kind: "retry", detail: why }), [(Count::Dead, 0), (Count::Retried, 1)])
+        }
+    };
+    if let Some(settled) = settled {
+        let published: Vec<_> = stores.iter().zip(published).collect();
+        held.traced(&published, settled, wrong);
+    }
+    for (count, by) in counts {
+        env.status.count(count, by);
     }
 }
 

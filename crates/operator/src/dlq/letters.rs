@@ -19,6 +19,7 @@ const NO_STAGE: &str = "?";
 
 /// A dead letter as it is stored.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "it is one, as it is stored")]
 pub(crate) struct Letter {
     /// Its place in its stream.
     pub(crate) sequence: u64,

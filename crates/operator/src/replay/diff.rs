@@ -16,6 +16,7 @@ const MAX_TEXT: usize = 60;
 
 /// What a replay answered otherwise than what is stored.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "`--json` has it under this name")]
 pub(super) struct Changes {
     /// Items that were compared.
     compared: usize,
