@@ -1,6 +1,7 @@
 //! What went wrong is seen and mended: dead letters are sent again or given up, what is lost is run again, and whoever is
 //! killed when, there is one outcome or one letter.
 
+mod drift;
 mod letters;
 mod net;
 mod reconcile;

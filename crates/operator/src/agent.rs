@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 
 use crate::drift::Watch;
 use crate::metrics::Told;
-use crate::net;
+use crate::net::Net;
 
 /// Above this share of its limit a capture stream is made smaller.
 const FULL_SHARE: f64 = 0.8;
@@ -34,17 +34,18 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// Does round after round, for ever.
 pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
     let mut agent = Agent { bus, pipeline, told };
-    let mut watch = Watch::default();
+    let (mut net, mut watch) = (Net::default(), Watch::default());
     let mut round = tokio::time::interval(ROUND_EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         round.tick().await;
         // First, since what no client can read would break this round too.
-        if let Err(error) = net::round(&agent.bus, &agent.pipeline).await {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "what the broker gave up on is not set aside yet; it is tried again"
-            );
+        match net.round(&agent.bus, &agent.pipeline).await {
+            Ok(removed) => watch.removed(&removed, &agent.told),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "what the broker gave up on is not set aside yet; it is tried again");
+            }
         }
         if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
             tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");

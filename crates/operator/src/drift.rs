@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout;
 use crate::metrics::Told;
+use crate::net::Removed;
+use crate::terminal::count;
 
 /// How often it is looked: some forty small requests.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +32,7 @@ pub(crate) struct Drift {
     pub(crate) at: u64,
     /// The stream.
     pub(crate) stream: String,
-    /// A short fixed name: `settings`, `missing`, `unfit`, `reset`, `ahead`, `stalled`.
+    /// A short fixed name: `settings`, `missing`, `unfit`, `reset`, `removed`, `ahead`, `stalled`.
     pub(crate) sort: String,
     /// The whole of it, for a person.
     pub(crate) detail: String,
@@ -52,6 +54,8 @@ pub(crate) struct Watch {
     /// The last sequence that each stream was seen at.
     streams: HashMap<String, u64>,
     findings: Vec<Drift>,
+    /// Whether there are findings that are not stored yet.
+    is_new: bool,
     /// What could not be mended, and when that was last tried.
     tried: HashMap<(String, &'static str), Instant>,
 }
@@ -69,19 +73,30 @@ impl Watch {
             return Ok(());
         }
         if self.looked.is_none() {
-            self.findings = findings(bus).await;
+            let mut stored = findings(bus).await;
+            stored.append(&mut self.findings);
+            self.findings = stored;
         }
         self.looked = Some(Instant::now());
-        let before = self.findings.len();
         for wish in layout::streams(pipeline) {
             self.stream(bus, &wish, told).await?;
         }
-        if self.findings.len() != before {
+        if self.is_new {
             let excess = self.findings.len().saturating_sub(KEPT);
             self.findings.drain(..excess);
             bus.table_put(names::CONTROL, KEY, serde_json::to_vec(&self.findings)?.into()).await?;
+            self.is_new = false;
         }
         Ok(())
+    }
+
+    /// Messages went before they were acked.
+    pub(crate) fn removed(&mut self, removed: &Removed, told: &Told) {
+        for ((stream, taker), &messages) in removed {
+            let messages = count(messages as usize, "message");
+            let detail = format!("{messages} went before {taker} had acked, removed by somebody");
+            self.say(stream, "removed", detail + "; `causeway reconcile` runs the items again", false, told);
+        }
     }
 
     async fn stream(&mut self, bus: &Bus, wish: &StreamWish, told: &Told) -> anyhow::Result<()> {
@@ -162,6 +177,7 @@ impl Watch {
             return;
         }
         tracing::warn!(stream, sort, detail, mended, "the broker has not what the pipeline wants");
+        self.is_new = true;
         self.findings.push(Drift { at: now_ns(), stream: stream.into(), sort: sort.into(), detail, mended });
     }
 }

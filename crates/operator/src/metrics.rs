@@ -83,7 +83,7 @@ struct ReplicaLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DriftLabels {
-    /// `settings`, `missing`, `unfit`, `reset`, `ahead`, `stalled`.
+    /// `settings`, `missing`, `unfit`, `reset`, `removed`, `ahead`, `stalled`.
     sort: &'static str,
 }
 

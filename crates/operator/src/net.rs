@@ -1,6 +1,8 @@
 //! The net under everything: what the broker gave up on, and what no client can read, becomes a dead letter, so that it shows.
 
-use causeway_bus::{Bus, RawRecord, Record, names};
+use std::collections::{BTreeMap, HashSet};
+
+use causeway_bus::{Bus, RawRecord, names};
 use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_schemas::{DeadLetter, Id, Meta, header};
 use causeway_stage::{meta_of_unreadable, now_ns, set_aside_for};
@@ -25,110 +27,132 @@ struct Advisory {
     deliveries: u64,
 }
 
-/// One round; gives how many messages became dead letters.
-pub(crate) async fn round(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u64> {
-    Ok(given_up(bus, pipeline).await? + unreadable(bus, pipeline).await?)
+/// Messages that were removed from a stream before its taker had acked them, by stream and taker. Their bytes are gone, so
+/// they are no dead letters: their items are open, and `reconcile` runs them again.
+pub(crate) type Removed = BTreeMap<(String, String), u64>;
+
+/// Most messages that the agent remembers to have removed.
+const REMEMBERED: usize = 1024;
+
+/// Looks again and again.
+#[derive(Default)]
+pub(crate) struct Net {
+    /// What it removed itself: the broker tells of that too.
+    own: HashSet<(String, u64)>,
 }
 
-/// Turns advisories into dead letters. An advisory goes when its message is set aside: the stream holds what is still to do.
-async fn given_up(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u64> {
-    let stream = names::advisories(&pipeline.name);
-    if bus.stream_state(&stream).await?.is_none_or(|state| state.messages == 0) {
-        return Ok(0);
+impl Net {
+    /// One round.
+    pub(crate) async fn round(&mut self, bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<Removed> {
+        let removed = self.given_up(bus, pipeline).await?;
+        self.unreadable(bus, pipeline).await?;
+        Ok(removed)
     }
-    let mut count = 0;
-    let mut records = bus.scan(&stream, 1, false).await?;
-    while let Some(record) = records.next().await {
-        let record = record?;
-        let done = match serde_json::from_slice::<Advisory>(&record.body) {
-            Ok(advisory) => set_aside_given_up(bus, pipeline, &advisory, &record).await?,
-            Err(error) => {
-                tracing::warn!(subject = record.subject, %error, "not an advisory; passed over");
-                Some(0)
+
+    async fn remove(&mut self, bus: &Bus, stream: &str, sequence: u64) -> anyhow::Result<()> {
+        if self.own.len() == REMEMBERED {
+            self.own.clear();
+        }
+        self.own.insert((stream.into(), sequence));
+        bus.delete_message(stream, sequence).await?;
+        Ok(())
+    }
+
+    /// Turns advisories into dead letters. An advisory goes when its message is set aside: the stream holds what is still to do.
+    async fn given_up(&mut self, bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<Removed> {
+        let stream = names::advisories(&pipeline.name);
+        let mut removed = Removed::new();
+        if bus.stream_state(&stream).await?.is_none_or(|state| state.messages == 0) {
+            return Ok(removed);
+        }
+        let mut records = bus.scan(&stream, 1, false).await?;
+        while let Some(record) = records.next().await {
+            let record = record?;
+            let done = match serde_json::from_slice::<Advisory>(&record.body) {
+                Ok(advisory) => self.set_aside_given_up(bus, pipeline, &advisory, &mut removed).await?,
+                Err(error) => {
+                    tracing::warn!(subject = record.subject, %error, "not an advisory; passed over");
+                    true
+                }
+            };
+            if done {
+                bus.delete_message(&stream, record.sequence).await?;
             }
+        }
+        Ok(removed)
+    }
+
+    /// `false`: it cannot be done with yet, since another taker has not acked the message.
+    async fn set_aside_given_up(
+        &mut self,
+        bus: &Bus,
+        pipeline: &Pipeline,
+        advisory: &Advisory,
+        removed: &mut Removed,
+    ) -> anyhow::Result<bool> {
+        let Advisory { stream, consumer, stream_seq, deliveries, .. } = advisory;
+        let giver = pipeline.stages.iter().find(|stage| names::stream(&pipeline.name, &stage.name) == *stream);
+        let taker =
+            pipeline.stage(consumer).filter(|taker| giver.is_some_and(|giver| taker.from.contains(&giver.name)));
+        let (Some(giver), Some(taker)) = (giver, taker) else { return Ok(true) };
+        let terminated = advisory.sort.contains("terminated");
+        let Some(message) = bus.raw_message_at(stream, *stream_seq).await? else {
+            // Where the broker gave up and it is gone, somebody answered it after all.
+            if terminated && !self.own.contains(&(stream.clone(), *stream_seq)) {
+                *removed.entry((stream.clone(), taker.name.clone())).or_default() += 1;
+            }
+            return Ok(true);
         };
-        if let Some(set_aside) = done {
-            count += set_aside;
-            bus.delete_message(&stream, record.sequence).await?;
-        }
-    }
-    Ok(count)
-}
-
-/// `None`: it cannot be done with yet, since another taker has not acked the message.
-async fn set_aside_given_up(
-    bus: &Bus,
-    pipeline: &Pipeline,
-    advisory: &Advisory,
-    record: &Record,
-) -> anyhow::Result<Option<u64>> {
-    let Advisory { stream, consumer, stream_seq, deliveries, .. } = advisory;
-    let giver = pipeline.stages.iter().find(|stage| names::stream(&pipeline.name, &stage.name) == *stream);
-    let taker = pipeline.stage(consumer).filter(|taker| giver.is_some_and(|giver| taker.from.contains(&giver.name)));
-    let (Some(giver), Some(taker)) = (giver, taker) else { return Ok(Some(0)) };
-    let terminated = advisory.sort.contains("terminated");
-    let Some(message) = bus.raw_message_at(stream, *stream_seq).await? else {
-        if !terminated {
-            // Somebody answered it after all.
-            return Ok(Some(0));
-        }
-        let gone =
-            RawRecord { subject: stream.clone(), stored_at: record.stored_at, headers: Vec::new(), body: "".into() };
-        let detail = format!("message {stream_seq} of {stream} was terminated, and its bytes went with that");
-        set_aside(bus, pipeline, taker, (stream, *stream_seq), &gone, "terminated", detail, 1).await?;
-        return Ok(Some(1));
-    };
-    let (reason, detail) = if terminated {
-        ("terminated", format!("somebody told the broker to deliver message {stream_seq} of {stream} no more"))
-    } else {
-        ("max-deliveries", format!("the broker delivered it {deliveries} times without an answer, and gave up"))
-    };
-    set_aside(bus, pipeline, taker, (stream, *stream_seq), &message, reason, detail, *deliveries).await?;
-    if !giver.is_source() {
-        // Nobody will ack it for this taker, so it would lie in the link for ever.
-        for other in pipeline.takers(&giver.name).filter(|other| other.name != taker.name) {
-            let durable = bus.durable_state(stream, &other.name).await?;
-            if durable.is_none_or(|durable| durable.ack_floor < *stream_seq) {
-                return Ok(None);
+        let (reason, detail) = if terminated {
+            ("terminated", format!("somebody told the broker to deliver message {stream_seq} of {stream} no more"))
+        } else {
+            ("max-deliveries", format!("the broker delivered it {deliveries} times without an answer, and gave up"))
+        };
+        set_aside(bus, pipeline, taker, (stream, *stream_seq), &message, reason, detail, *deliveries).await?;
+        if !giver.is_source() {
+            // Nobody will ack it for this taker, so it would lie in the link for ever.
+            for other in pipeline.takers(&giver.name).filter(|other| other.name != taker.name) {
+                let durable = bus.durable_state(stream, &other.name).await?;
+                if durable.is_none_or(|durable| durable.ack_floor < *stream_seq) {
+                    return Ok(false);
+                }
             }
+            self.remove(bus, stream, *stream_seq).await?;
         }
-        bus.delete_message(stream, *stream_seq).await?;
+        Ok(true)
     }
-    Ok(Some(1))
-}
 
-/// Finds messages whose headers no client can read: they break the connection of whoever takes them, again at every delivery.
-/// They are set aside for every taker and removed.
-async fn unreadable(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u64> {
-    let mut count = 0;
-    for giver in pipeline.stages.iter().filter(|stage| !pipeline.is_final(&stage.name)) {
-        let stream = names::stream(&pipeline.name, &giver.name);
-        if bus.stream_state(&stream).await?.is_none() {
-            continue;
-        }
-        for taker in pipeline.takers(&giver.name) {
-            let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
-            if durable.redelivered == 0 {
+    /// Finds messages whose headers no client can read: they break the connection of whoever takes them, again at every delivery.
+    /// They are set aside for every taker and removed.
+    async fn unreadable(&mut self, bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<()> {
+        for giver in pipeline.stages.iter().filter(|stage| !pipeline.is_final(&stage.name)) {
+            let stream = names::stream(&pipeline.name, &giver.name);
+            if bus.stream_state(&stream).await?.is_none() {
                 continue;
             }
-            let last = durable.delivered.min(durable.ack_floor + LOOKED_AT);
-            for sequence in durable.ack_floor + 1..=last {
-                let Some(message) = bus.raw_message_at(&stream, sequence).await? else { continue };
-                if message.is_readable() {
+            for taker in pipeline.takers(&giver.name) {
+                let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
+                if durable.redelivered == 0 {
                     continue;
                 }
-                for taker in pipeline.takers(&giver.name) {
-                    let detail =
-                        "its headers are no UTF-8, or have a line that is no header: no client can read it".into();
-                    let place = (stream.as_str(), sequence);
-                    set_aside(bus, pipeline, taker, place, &message, "unreadable-headers", detail, 1).await?;
+                let last = durable.delivered.min(durable.ack_floor + LOOKED_AT);
+                for sequence in durable.ack_floor + 1..=last {
+                    let Some(message) = bus.raw_message_at(&stream, sequence).await? else { continue };
+                    if message.is_readable() {
+                        continue;
+                    }
+                    for taker in pipeline.takers(&giver.name) {
+                        let detail =
+                            "its headers are no UTF-8, or have a line that is no header: no client can read it".into();
+                        let place = (stream.as_str(), sequence);
+                        set_aside(bus, pipeline, taker, place, &message, "unreadable-headers", detail, 1).await?;
+                    }
+                    self.remove(bus, &stream, sequence).await?;
                 }
-                bus.delete_message(&stream, sequence).await?;
-                count += 1;
             }
         }
+        Ok(())
     }
-    Ok(count)
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is a field of the letter")]

@@ -27,6 +27,9 @@ pub const EXIT_UNFIT: u8 = 78;
 /// A message took longer than `max_process_ms`: the process ends itself, since a thread cannot be stopped.
 pub const EXIT_HUNG: u8 = 86;
 
+/// A task of the runtime panicked: what Rust gives for a panic.
+const EXIT_LOST_TASK: i32 = 101;
+
 /// Marks an error of a stage's `new`, which no restart mends.
 #[derive(Debug, thiserror::Error)]
 #[error("it cannot be started")]
@@ -85,6 +88,7 @@ pub(crate) fn main(
     if args.once || args.open {
         return once::main(uses, &args, &pipeline, once);
     }
+    end_with_a_lost_task();
     // One async thread: the work is on threads of its own, and what is left waits for the broker.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
@@ -98,6 +102,18 @@ pub(crate) fn main(
             if error.is::<Unfit>() || error.is::<Broken>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Ends the process when a task panics on this thread, the async one: what it did nobody would do any more. The connection's task
+/// panics at headers that it cannot read; another process goes on from what is stored.
+fn end_with_a_lost_task() {
+    let (here, told) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        if std::thread::current().id() == here {
+            std::process::exit(EXIT_LOST_TASK);
+        }
+    }));
 }
 
 /// What a stage's program is asked to do.

@@ -58,7 +58,7 @@ pub(crate) struct Selection {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All of them
-    #[arg(long, conflicts_with = "ID")]
+    #[arg(long, conflicts_with = "ids")]
     all: bool,
     #[command(flatten)]
     pub(crate) filters: Filters,
