@@ -44,6 +44,7 @@ pub(crate) const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
 pub(crate) const LINK_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
 
 /// How long one message may take, ms.
+pub(crate) const QUARANTINE_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(64)..=ByteSize::gib(64);
 pub(crate) const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
 
 /// Bytes that `keep` may hold.
@@ -361,6 +362,7 @@ impl Check<'_, '_> {
         self.bounded(stage, "batch.wait_ms", written.batch.wait_ms, &BATCH_WAIT_MS);
         self.bounded(stage, "link_bytes", written.link_bytes, &LINK_BYTES);
         self.bounded(stage, "max_process_ms", written.max_process_ms, &MAX_PROCESS_MS);
+        self.bounded(stage, "quarantine_bytes", written.quarantine_bytes, &QUARANTINE_BYTES);
         if let Some(emits) = &written.emits {
             self.token(&stage.at("emits"), "link", emits, Some(&name), "emits");
             if RESERVED.contains(&emits.as_str()) {
@@ -400,6 +402,7 @@ impl Check<'_, '_> {
             link,
             link_bytes: written.link_bytes.map_or(defaults::LINK_BYTES, |bytes| bytes.0),
             max_process: written.max_process_ms.map_or(defaults::MAX_PROCESS, Duration::from_millis),
+            quarantine_bytes: written.quarantine_bytes.map_or(defaults::QUARANTINE_BYTES, |bytes| bytes.0),
             folds: uses.folds,
             options: toml::Table::new(),
         });

@@ -96,6 +96,10 @@ pub(crate) struct WrittenStage {
         extend("default" = defaults::MAX_PROCESS.as_millis() as u64)
     )]
     pub(crate) max_process_ms: Option<u64>,
+    /// Memory that a message which came again may take where it is tried alone, beyond what the stage has at its start:
+    /// `"1GiB"`. One that takes more ends that process, twice, and is set aside.
+    #[schemars(with = "Option<Size>", extend("default" = shown_size(defaults::QUARANTINE_BYTES)))]
+    pub(crate) quarantine_bytes: Option<ByteSize>,
     /// The second word of its subjects: by default the kind it gives. Needed where two stages give the same kind.
     #[schemars(extend("pattern" = link_names()))]
     pub(crate) emits: Option<String>,

@@ -28,6 +28,9 @@ pub mod defaults {
     pub const LINK_BYTES: u64 = 256 << 20;
     /// Time for one message: some hundred times what the slowest model needs.
     pub const MAX_PROCESS: Duration = Duration::from_secs(30);
+    /// Memory for one message beyond what a stage has when it is ready: the largest picture that `max_pixels` allows, several
+    /// times.
+    pub const QUARANTINE_BYTES: u64 = 1 << 30;
 }
 
 /// A checked pipeline: every name in it exists, every kind fits, its graph has no cycle.
@@ -90,6 +93,8 @@ pub struct StageSpec {
     pub link_bytes: u64,
     /// Longest time that one message may take, after which its replica gives up and exits.
     pub max_process: Duration,
+    /// Most bytes of memory that its quarantine may take beyond what it has when it is ready.
+    pub quarantine_bytes: u64,
     /// Whether it folds: one writer with a changelog.
     pub folds: bool,
     /// The other keys of its table, checked against the options of what it uses.

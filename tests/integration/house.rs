@@ -26,7 +26,8 @@ const LAYERS: &[&[&str]] = &[
     &["causeway-inference", "causeway-stage"],
     &["causeway-capture", "causeway-preprocess", "causeway-extract", "causeway-classify", "causeway-cluster"],
     &["causeway-operator"],
-    &["causeway-tests", "causeway-stand-in"],
+    &["causeway-stand-in"],
+    &["causeway-tests"],
     &["causeway-bench"],
 ];
 

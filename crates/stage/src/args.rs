@@ -57,6 +57,9 @@ pub struct Args {
     /// Without a bus: opens its model or its input, and ends. For `causeway validate --connect`.
     #[arg(long, hide = true)]
     pub open: bool,
+    /// As the quarantine of a stage, which alone starts it so.
+    #[arg(long, hide = true)]
+    pub quarantine: bool,
     /// How logs look.
     #[arg(long, env = "CAUSEWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,

@@ -18,6 +18,7 @@ use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
 use crate::pace::Pace;
 use crate::probe::{self, HealthArgs};
 use crate::protocol;
+use crate::quarantine::inside::{self, Inside};
 use crate::telemetry::start_log;
 use crate::trace::{Published, TraceContext, Tracer, Wrong};
 use crate::{Args, Context, health};
@@ -42,6 +43,14 @@ pub(crate) struct Unfit;
 #[derive(Debug, thiserror::Error)]
 #[error("its source ended before its end")]
 pub(crate) struct Broken;
+
+/// What a stage's program does without a bus.
+pub(crate) struct Apart<O, Q> {
+    /// `--once` and `--open`.
+    pub(crate) once: O,
+    /// `--quarantine`.
+    pub(crate) quarantine: Q,
+}
 
 /// What a running stage has at hand.
 pub(crate) struct Env {
@@ -70,11 +79,11 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Parses the arguments, reads the pipeline, connects, and runs `life` until it ends.
-/// With `--once` or `--open`, `once` instead.
+/// Where the arguments ask for it, one of `apart` instead.
 pub(crate) fn main(
     uses: &str,
     life: impl AsyncFnOnce(Arc<Env>) -> anyhow::Result<()>,
-    once: impl FnOnce(&Work<'_>) -> anyhow::Result<()>,
+    apart: Apart<impl FnOnce(&Work<'_>) -> anyhow::Result<()>, impl FnOnce(Inside<'_>) -> anyhow::Result<()>>,
 ) -> ExitCode {
     let args = match parse(uses) {
         Asked::Run(args) => *args,
@@ -91,7 +100,10 @@ pub(crate) fn main(
         }
     };
     if args.once || args.open {
-        return once::main(uses, &args, &pipeline, once);
+        return once::main(uses, &args, &pipeline, apart.once);
+    }
+    if args.quarantine {
+        return inside::main(uses, &args, &pipeline, apart.quarantine);
     }
     keep_memory();
     end_with_a_lost_task();

@@ -10,17 +10,20 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::env::{self, Env, RETRY_PAUSE, Unfit};
+use crate::env::{self, Apart, Env, RETRY_PAUSE, Unfit};
+use crate::guard::tried;
 use crate::held::{Held, Holding};
 use crate::once;
 use crate::outcomes;
+use crate::protocol::{Way, way};
+use crate::quarantine::{Quarantine, inside};
 use crate::stage_life::{Done, Verdict, finish, hold, read};
 use crate::trace::Work;
 use crate::{Failure, Fold};
 
 /// What a `main` of a fold says.
 pub fn fold_main<F: Fold>() -> ExitCode {
-    env::main(F::NAME, live::<F>, once::fold::<F>)
+    env::main(F::NAME, live::<F>, Apart { once: once::fold::<F>, quarantine: inside::fold::<F> })
 }
 
 /// Fewest messages that the writer holds at once.
@@ -49,11 +52,21 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
             () = env.stop.cancelled() => break,
             batch = next_batch(&env, &mut pull) => batch,
         };
-        let mut held = Vec::with_capacity(batch.len());
+        let (mut first, mut again) = (Vec::with_capacity(batch.len()), Vec::new());
         for delivery in batch {
-            held.extend(hold(&env, &holding, delivery).await);
+            let way = way(delivery.delivered);
+            let held = hold(&env, &holding, delivery).await;
+            match way {
+                Way::Batch => first.extend(held),
+                Way::Alone => again.extend(held),
+            }
         }
-        writer.handle(held).await?;
+        if !first.is_empty() {
+            writer.handle(first).await?;
+        }
+        for held in again {
+            writer.handle_again(held).await?;
+        }
     }
     env.status.set_draining();
     writer.finishing.close();
@@ -87,6 +100,7 @@ struct Writer<F: Fold> {
     /// The last sequence of the changelog that the state knows.
     last: u64,
     appended_at: Instant,
+    quarantine: Quarantine,
     /// Inputs whose change is appended and whose output is being stored.
     finishing: TaskTracker,
 }
@@ -104,7 +118,14 @@ impl<F: Fold> Writer<F> {
     async fn start(env: &Arc<Env>) -> anyhow::Result<Self> {
         let state = State::start(env).await?;
         let finishing = TaskTracker::new();
-        Ok(Self { env: Arc::clone(env), state, last: 0, appended_at: Instant::now(), finishing })
+        Ok(Self {
+            env: Arc::clone(env),
+            state,
+            last: 0,
+            appended_at: Instant::now(),
+            quarantine: Quarantine::new(env),
+            finishing,
+        })
     }
 
     /// Applies what the changelog has beyond what the state knows, however long the broker is away.
@@ -135,6 +156,7 @@ impl<F: Fold> Writer<F> {
                 anyhow!("cannot restore [stage.{}]: change {} of {stream}: {why}", self.env.spec.name, record.sequence)
             })?;
             self.state.run(move |fold| fold.apply(&change)).await?;
+            self.quarantine.change(record.sequence, &record.body).await;
             self.last = record.sequence;
             count += 1;
         }
@@ -142,6 +164,21 @@ impl<F: Fold> Writer<F> {
         self.last = self.last.max(before.last_sequence);
         if count > 0 {
             tracing::info!(changes = count, last = self.last, "state restored");
+        }
+        Ok(())
+    }
+
+    /// An input that came again is handled only if the quarantine, which has the same state, survives it.
+    async fn handle_again(&mut self, held: Arc<Held>) -> anyhow::Result<()> {
+        if self.appended_at.elapsed() > FRESH {
+            self.catch_up().await?;
+        }
+        let env = Arc::clone(&self.env);
+        match tried::<F::Output>(&env, &mut self.quarantine, &held).await {
+            Verdict::Outputs { .. } => self.handle(vec![held]).await?,
+            verdict => {
+                self.finishing.spawn(async move { finish(&env, Done { held, verdict }).await });
+            }
         }
         Ok(())
     }
@@ -162,6 +199,7 @@ impl<F: Fold> Writer<F> {
             // The state has changes that the changelog has not: it is made anew. Known inputs are only answered again.
             tracing::warn!(%error, "changes not appended; the state is restored from the changelog");
             self.state = State::start(&self.env).await?;
+            self.quarantine.end();
             self.last = 0;
             self.catch_up().await?;
         }
@@ -185,8 +223,12 @@ impl<F: Fold> Writer<F> {
         let changes = new.filter_map(|one| one.change.as_ref().ok());
         let changes: Vec<Bytes> = changes.map(|change| encode(change, Codec::Bincode).into()).collect();
         if !changes.is_empty() {
-            self.last = self.env.bus.append(&self.env.spec.name, self.last, changes).await?;
+            let before = self.last;
+            self.last = self.env.bus.append(&self.env.spec.name, before, changes.clone()).await?;
             self.appended_at = Instant::now();
+            for (sequence, change) in (before + 1..).zip(&changes) {
+                self.quarantine.change(sequence, change).await;
+            }
         }
         Ok(())
     }
@@ -201,7 +243,7 @@ impl<F: Fold> Writer<F> {
                 let output = outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, &output);
                 Verdict::Outputs { outputs: vec![output], empty: false }
             }
-            _ => Verdict::Reject { reason: "unanswered", detail: "the fold gave no output".into() },
+            _ => Verdict::Reject { reason: "unanswered".into(), detail: "the fold gave no output".into() },
         };
         Done { held, verdict }
     }
@@ -224,7 +266,7 @@ fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>) -> Decided<F> {
             Decided { held, change: Ok(change), known: false, output }
         }
         Err(Failure::Reject { reason, detail }) => {
-            let change = Err(Verdict::Reject { reason, detail });
+            let change = Err(Verdict::Reject { reason: reason.into(), detail });
             Decided { held, change, known: false, output: None }
         }
         Err(Failure::Retry(why)) => {

@@ -19,6 +19,7 @@ mod outcomes;
 mod pace;
 mod probe;
 mod protocol;
+mod quarantine;
 mod reporter;
 mod runs;
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub(crate) struct Status {
     registry: Registry,
     messages: Family<Labels, Counter>,
     redelivered: Counter,
+    quarantine_deaths: Family<Deaths, Counter>,
     process: HistogramWithExemplars<Exemplar>,
     queue: Histogram,
     publish: Histogram,
@@ -56,6 +57,12 @@ struct Labels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Exemplar {
     trace_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Deaths {
+    /// `killed`, `hung`, `out-of-memory`.
+    reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -171,6 +178,7 @@ impl Status {
         let status = Self {
             messages: Family::default(),
             redelivered: Counter::default(),
+            quarantine_deaths: Family::default(),
             process: HistogramWithExemplars::new(exponential_buckets(0.0005, 2.0, 16)),
             // 1 ms to 9 h.
             queue: Histogram::new(exponential_buckets(0.001, 4.0, 13)),
@@ -203,6 +211,11 @@ impl Status {
             "causeway_stage_redelivered",
             "Deliveries that were not the first",
             status.redelivered.clone(),
+        );
+        registry.register(
+            "causeway_stage_quarantine_deaths",
+            "Messages tried alone that ended the process they were tried in",
+            status.quarantine_deaths.clone(),
         );
         let process = "Time of process for one message: that of its batch, divided by its messages";
         registry.register_with_unit("causeway_stage_process", process, Unit::Seconds, status.process.clone());
@@ -260,6 +273,11 @@ impl Status {
     }
 
     /// An input was acked or refused.
+    /// A message tried alone ended the quarantine.
+    pub(crate) fn quarantine_died(&self, reason: &str) {
+        self.quarantine_deaths.get_or_create(&Deaths { reason: reason.into() }).inc();
+    }
+
     pub(crate) fn settled(&self, took: Duration) {
         self.ack.observe(took.as_secs_f64());
     }

@@ -3,6 +3,7 @@
 //! NATS; the simulation in the tests carries them out on a broker that loses, repeats and reorders, with a crash at every point.
 
 use causeway_bus::{PublishError, Stored};
+use serde::{Deserialize, Serialize};
 
 use crate::stage_life::Verdict;
 
@@ -11,7 +12,7 @@ use crate::stage_life::Verdict;
 pub(crate) enum Way {
     /// Its first delivery: in a batch with others.
     Batch,
-    /// It came again, and may be why: alone, with a mark.
+    /// It came again, and may be why: alone in the quarantine, with a mark.
     Alone,
 }
 
@@ -46,10 +47,63 @@ pub(crate) fn stored(published: &Result<Stored, PublishError>) -> Option<Stored>
     published.as_ref().ok().copied()
 }
 
-/// Runs of an input that came again of which nobody saw the end: its replica was killed meanwhile, by the input or by chance.
-pub(crate) const MAX_MARKS: u32 = 2;
-
-/// The marks of an input with one more run begun; `None` when there may be no more: it is set aside without being run.
-pub(crate) fn begin(marks: u32) -> Option<u32> {
-    (marks < MAX_MARKS).then_some(marks + 1)
+/// What is known of the runs of an input that came again and has no answer yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marks {
+    /// Runs that the quarantine did not survive, while its stage's process lived on: the input's doing.
+    pub(crate) fatal: u32,
+    /// Runs of which nobody saw the end: the stage's process was killed meanwhile. It cannot be the input that did it.
+    pub(crate) unseen: u32,
+    /// What ended the last of the fatal ones.
+    pub(crate) death: Option<Death>,
 }
+
+/// How a quarantine ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Death {
+    /// A short fixed name: `killed`, `hung`, `out-of-memory`.
+    pub(crate) reason: String,
+    /// For a person.
+    pub(crate) detail: String,
+}
+
+/// Runs that end the quarantine, until the input is set aside.
+pub(crate) const MAX_FATAL: u32 = 2;
+/// Runs of which nobody saw the end, until the input is set aside: more than chance does, since an input that harms more than the
+/// process it runs in may not go on doing so for ever.
+pub(crate) const MAX_UNSEEN: u32 = 100;
+
+impl Marks {
+    /// With one more run begun; `None` when there may be no more: the input is set aside without being run.
+    pub(crate) fn begin(&self) -> Option<Self> {
+        let may = self.fatal < MAX_FATAL && self.unseen < MAX_UNSEEN;
+        may.then(|| Self { unseen: self.unseen + 1, ..self.clone() })
+    }
+
+    /// The run that was begun last ended the quarantine.
+    pub(crate) fn fatal(&self, death: Death) -> Self {
+        Self { fatal: self.fatal + 1, unseen: self.unseen.saturating_sub(1), death: Some(death) }
+    }
+
+    /// Why it is set aside.
+    pub(crate) fn verdict(&self) -> (String, String) {
+        match &self.death {
+            Some(death) if self.fatal >= MAX_FATAL => {
+                (death.reason.clone(), format!("{} of {} times: {}", self.fatal, self.fatal, death.detail))
+            }
+            _ => {
+                (KILLED.into(), format!("the stage's process ended {} times while this message was tried", self.unseen))
+            }
+        }
+    }
+}
+
+/// The reason where nothing more is known.
+pub(crate) const KILLED: &str = "killed";
+
+/// Most outputs of one input.
+pub(crate) const MAX_OUTPUTS: usize = 10_000;
+/// Most bytes that the outputs of one input have together.
+pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 20;
+/// The reason of an input whose stage gave more.
+pub(crate) const TOO_MUCH: &str = "too-much";

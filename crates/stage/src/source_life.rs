@@ -7,16 +7,17 @@ use causeway_pipelines::Ledger;
 use causeway_schemas::{DeadLetter, Message, Meta};
 use tokio::sync::mpsc;
 
-use crate::env::{self, Broken, Env, Unfit};
+use crate::env::{self, Apart, Broken, Env, Unfit};
 use crate::metrics::Count;
 use crate::once;
 use crate::outcomes::{self, Place, now_ns};
+use crate::quarantine::inside;
 use crate::stage_life::panic_text;
 use crate::{Captured, Context, Reporter, Source};
 
 /// What a `main` of a source says.
 pub fn source_main<S: Source>() -> ExitCode {
-    env::main(S::NAME, live::<S>, once::source::<S>)
+    env::main(S::NAME, live::<S>, Apart { once: once::source::<S>, quarantine: inside::none })
 }
 
 /// Items that are read ahead of the one that is being stored.

@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, mpsc};
@@ -6,27 +7,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use causeway_bus::{BusError, Delivery, Outgoing, Pull, names};
-use causeway_schemas::{Capture, DecodeError, Message, decode};
+use causeway_schemas::{Capture, DecodeError, Message, MetaError, decode};
 use futures::future::join_all;
 use tokio::sync::mpsc as tokio_mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::again::is_for_another;
-use crate::env::{self, EXIT_HUNG, Env, RETRY_PAUSE, Unfit};
+use crate::env::{self, Apart, EXIT_HUNG, Env, RETRY_PAUSE, Unfit};
 use crate::guard::guard;
 use crate::held::{Held, Holding};
-use crate::inputs::{Inputs, Job};
+use crate::inputs::Inputs;
 use crate::metrics::Count;
 use crate::once;
 use crate::outcomes;
-use crate::protocol::{Step, Way as How, steps, way};
+use crate::protocol::{MAX_OUTPUT_BYTES, MAX_OUTPUTS, Step, TOO_MUCH, Way as How, steps, way};
+use crate::quarantine::inside;
 use crate::runs;
 use crate::trace::{Work, Wrong};
 use crate::{Answer, Failure, Stage};
 
 /// What a `main` of a stage says.
 pub fn stage_main<S: Stage>() -> ExitCode {
-    env::main(S::NAME, live::<S>, once::stage::<S>)
+    env::main(S::NAME, live::<S>, Apart { once: once::stage::<S>, quarantine: inside::stage::<S> })
 }
 
 /// Pause before a message that needs a newer reader is looked at again.
@@ -49,7 +51,7 @@ pub(crate) enum Verdict {
         empty: bool,
     },
     Reject {
-        reason: &'static str,
+        reason: Cow<'static, str>,
         detail: String,
     },
     Retry {
@@ -61,7 +63,7 @@ pub(crate) enum Verdict {
 /// Pull, process, publish, ack, drain.
 async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let holding = Holding::new(&env);
-    let (work, worked) = mpsc::channel::<Job>();
+    let (work, worked) = mpsc::channel::<Arc<Held>>();
     let (again, came_again) = tokio_mpsc::unbounded_channel::<Arc<Held>>();
     let (done, mut finished) = tokio_mpsc::unbounded_channel::<Done>();
     let workers = start_workers::<S>(&env, worked, &done).await?;
@@ -80,17 +82,20 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
         let ways = Ways { work: work.clone(), again: again.clone() };
         fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), ways));
     }
-    drop(again);
-    fetching.spawn(guard(Arc::clone(&env), came_again, work));
+    drop((again, work));
     fetching.close();
+    let finishing = TaskTracker::new();
+    let guarding = tokio::spawn(guard::<S::Output>(Arc::clone(&env), came_again, finishing.clone()));
     env.status.set_ready();
 
-    let finishing = TaskTracker::new();
     let drained = async {
         // Ends when every fetcher has stopped (the workers' channel closes), and with it every worker.
         while let Some(done) = finished.recv().await {
             let env = Arc::clone(&env);
             finishing.spawn(async move { finish(&env, done).await });
+        }
+        if env.stop.is_cancelled() {
+            let _ = guarding.await;
         }
         finishing.close();
         finishing.wait().await;
@@ -118,7 +123,7 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
 
 /// Where inputs go: those that come for the first time into batches, others through the guard.
 struct Ways {
-    work: mpsc::Sender<Job>,
+    work: mpsc::Sender<Arc<Held>>,
     again: tokio_mpsc::UnboundedSender<Arc<Held>>,
 }
 
@@ -133,7 +138,7 @@ async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, ways: Ways)
         let Some(held) = hold(&env, &holding, delivery).await else { continue };
         let sent = match way(held.delivery.delivered) {
             How::Alone => ways.again.send(held).is_ok(),
-            How::Batch => ways.work.send(Job { held, alone: None }).is_ok(),
+            How::Batch => ways.work.send(held).is_ok(),
         };
         if !sent {
             return;
@@ -154,7 +159,7 @@ pub(crate) async fn hold(env: &Env, holding: &Arc<Holding>, delivery: Delivery) 
         Err(error @ BusError::NoBody(_)) => {
             let body = delivery.body.clone();
             let held = holding.hold(delivery, body, received, &env.spec);
-            let verdict = Verdict::Reject { reason: "body-missing", detail: error.to_string() };
+            let verdict = Verdict::Reject { reason: "body-missing".into(), detail: error.to_string() };
             finish(env, Done { held, verdict }).await;
             None
         }
@@ -171,7 +176,7 @@ type WorkerHandle = std::thread::JoinHandle<anyhow::Result<()>>;
 /// Starts the workers; returns when each has built its stage.
 async fn start_workers<S: Stage>(
     env: &Arc<Env>,
-    worked: mpsc::Receiver<Job>,
+    worked: mpsc::Receiver<Arc<Held>>,
     done: &tokio_mpsc::UnboundedSender<Done>,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let inputs = Arc::new(Mutex::new(Inputs::new(worked, env.spec.workers)));
@@ -220,9 +225,7 @@ impl<S: Stage> Worker<S> {
                 inputs.next_batch(self.env.spec.batch.max, self.env.spec.batch.wait)
             };
             let Some(batch) = batch else { return Ok(()) };
-            let answers = self.handle(batch.inputs)?;
-            drop(batch.alone);
-            for one in answers {
+            for one in self.handle(batch)? {
                 let _ = done.send(one);
             }
         }
@@ -247,12 +250,12 @@ impl<S: Stage> Worker<S> {
         match self.process(&ready, inputs) {
             Ok(replies) => {
                 let verdicts =
-                    ready.iter().zip(replies).map(|(held, reply)| self.verdict(held, reply)).collect::<Vec<_>>();
+                    ready.iter().zip(replies).map(|(held, reply)| verdict(&self.env, held, reply)).collect::<Vec<_>>();
                 done.extend(ready.into_iter().zip(verdicts).map(|(held, verdict)| Done { held, verdict }));
             }
             Err(panic) if count == 1 => {
                 self.stage = build::<S>(&self.env)?;
-                let verdict = Verdict::Reject { reason: "panicked", detail: panic };
+                let verdict = Verdict::Reject { reason: PANICKED.into(), detail: panic };
                 done.extend(ready.into_iter().map(|held| Done { held, verdict: verdict.clone() }));
             }
             Err(panic) => {
@@ -285,33 +288,6 @@ impl<S: Stage> Worker<S> {
         let mut answers = answers.map_err(|panic| panic_text(panic.as_ref()))?.into_iter();
         Ok(captures.into_iter().map(|capture| Reply { capture, answer: answers.next() }).collect())
     }
-
-    /// What a reply asks of the broker.
-    fn verdict(&self, held: &Held, reply: Reply<S::Output>) -> Verdict {
-        let Env { pipeline, spec, .. } = &*self.env;
-        let Ok(parent) = &held.meta else { return no_answer() };
-        let nothing = |reason: &str, detail| {
-            let mut meta = parent.clone();
-            meta.traceparent = held.trace().map(|trace| trace.output().traceparent()).or(meta.traceparent);
-            let empty = outcomes::empty(pipeline, &spec.name, &held.place, &meta, reply.capture, reason, detail);
-            Verdict::Outputs { outputs: vec![empty], empty: true }
-        };
-        match reply.answer {
-            None => no_answer(),
-            Some(Ok(Answer::Nothing { reason, detail })) => nothing(reason, detail),
-            Some(Ok(Answer::Messages(messages))) if messages.is_empty() => nothing("nothing", String::new()),
-            Some(Ok(Answer::Messages(messages))) => {
-                let count = messages.len();
-                let outputs = messages.iter().enumerate().map(|(index, message)| {
-                    let meta = held.child_meta(parent, &spec.name, S::Output::kind(), index, count);
-                    outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, message)
-                });
-                Verdict::Outputs { outputs: outputs.collect(), empty: false }
-            }
-            Some(Err(Failure::Reject { reason, detail })) => Verdict::Reject { reason, detail },
-            Some(Err(Failure::Retry(why))) => Verdict::Retry { why, pause: RETRY_PAUSE },
-        }
-    }
 }
 
 /// What `process` said of one input.
@@ -321,19 +297,76 @@ struct Reply<O> {
     answer: Option<Result<Answer<O>, Failure>>,
 }
 
-fn no_answer() -> Verdict {
-    Verdict::Reject { reason: "unanswered", detail: "the stage gave no result for this input".into() }
+/// The reason of an input at which its stage panics, alone.
+pub(crate) const PANICKED: &str = "panicked";
+
+/// What a reply asks of the broker.
+fn verdict<O: Message>(env: &Env, held: &Held, reply: Reply<O>) -> Verdict {
+    let Reply { capture, answer } = reply;
+    match answer {
+        None => no_answer(),
+        Some(Ok(Answer::Nothing { reason, detail })) => nothing(env, held, capture, reason, detail),
+        Some(Ok(Answer::Messages(messages))) => outputs_of(env, held, capture, &messages),
+        Some(Err(Failure::Reject { reason, detail })) => Verdict::Reject { reason: reason.into(), detail },
+        Some(Err(Failure::Retry(why))) => Verdict::Retry { why, pause: RETRY_PAUSE },
+    }
+}
+
+/// What an input asks of the broker that rightly gave nothing.
+pub(crate) fn nothing(env: &Env, held: &Held, capture: Capture, reason: &str, detail: String) -> Verdict {
+    let Ok(parent) = &held.meta else { return no_answer() };
+    let mut meta = parent.clone();
+    meta.traceparent = held.trace().map(|trace| trace.output().traceparent()).or(meta.traceparent);
+    let empty = outcomes::empty(&env.pipeline, &env.spec.name, &held.place, &meta, capture, reason, detail);
+    Verdict::Outputs { outputs: vec![empty], empty: true }
+}
+
+/// What an input asks of the broker that gave these.
+pub(crate) fn outputs_of<O: Message>(env: &Env, held: &Held, capture: Capture, messages: &[O]) -> Verdict {
+    let Env { pipeline, spec, .. } = env;
+    let Ok(parent) = &held.meta else { return no_answer() };
+    let too_much = |detail| Verdict::Reject { reason: TOO_MUCH.into(), detail };
+    let count = messages.len();
+    match count {
+        0 => return nothing(env, held, capture, "nothing", String::new()),
+        1..=MAX_OUTPUTS => {}
+        _ => return too_much(format!("{count} outputs; {MAX_OUTPUTS} may be")),
+    }
+    let outputs = messages.iter().enumerate().map(|(index, message)| {
+        let meta = held.child_meta(parent, &spec.name, O::kind(), index, count);
+        outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, message)
+    });
+    let outputs: Vec<_> = outputs.collect();
+    let bytes: usize = outputs.iter().map(|output| output.body.len()).sum();
+    if bytes > MAX_OUTPUT_BYTES {
+        return too_much(format!("{bytes} bytes of outputs; {MAX_OUTPUT_BYTES} may be"));
+    }
+    Verdict::Outputs { outputs, empty: false }
+}
+
+pub(crate) fn no_answer() -> Verdict {
+    Verdict::Reject { reason: "unanswered".into(), detail: "the stage gave no result for this input".into() }
+}
+
+/// What becomes of an input whose headers do not read.
+pub(crate) fn unreadable(error: &MetaError) -> Verdict {
+    Verdict::Reject { reason: "bad-headers".into(), detail: error.to_string() }
+}
+
+/// Pause before an input comes again whose body does not read: `None` where it never will.
+pub(crate) fn comes_again(error: &DecodeError) -> Option<Duration> {
+    matches!(error, DecodeError::Newer { .. }).then_some(NEWER_PAUSE)
 }
 
 /// The message in an input, or what becomes of an input that holds none.
 pub(crate) fn read<M: Message>(held: &Held) -> Result<M, Verdict> {
     if let Err(error) = &held.meta {
-        return Err(Verdict::Reject { reason: "bad-headers", detail: error.to_string() });
+        return Err(unreadable(error));
     }
     let headers = &held.delivery.headers;
-    decode(headers.kind(), headers.codec(), &held.body).map_err(|error| match error {
-        DecodeError::Newer { .. } => Verdict::Retry { why: error.to_string(), pause: NEWER_PAUSE },
-        _ => Verdict::Reject { reason: error.reason(), detail: error.to_string() },
+    decode(headers.kind(), headers.codec(), &held.body).map_err(|error| match comes_again(&error) {
+        Some(pause) => Verdict::Retry { why: error.to_string(), pause },
+        None => Verdict::Reject { reason: error.reason().into(), detail: error.to_string() },
     })
 }
 

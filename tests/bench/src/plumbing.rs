@@ -1,10 +1,9 @@
 //! The workload `plumbing`: the same five stages with nothing to do, so that what is measured is the runtime.
 
 use std::fmt;
-use std::fs;
-use std::path::Path;
 
-use anyhow::Context as _;
+use causeway_stand_in::link;
+use causeway_stand_in::script::{BYTES, ITEMS};
 use tempfile::TempDir;
 
 use crate::Args;
@@ -58,7 +57,8 @@ struct Work<'a> {
 }
 
 pub(crate) async fn measure(place: &Place, args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
-    let work = Work { place, quick: args.quick, bin: stand_ins(place)? };
+    let work = Work { place, quick: args.quick, bin: place.fresh()? };
+    link(&place.bin, work.bin.path())?;
     let mut contenders = Vec::new();
     for bytes in [SMALL, LARGE] {
         contenders.push(Contender::Ours(bytes));
@@ -85,20 +85,6 @@ pub(crate) async fn measure(place: &Place, args: &Args, figures: &mut Figures) -
     let ran = ours::run(place, &work.run_of(SMALL, items, Some(IDLE_RATE)), false).await?;
     figures.idle = Some(tail(&ran.latencies_ms)?);
     Ok(())
-}
-
-/// `causeway` and the stand-in, linked under the names that the supervisor looks for beside it.
-fn stand_ins(place: &Place) -> anyhow::Result<TempDir> {
-    let dir = place.fresh()?;
-    let link = |from: &Path, name: &str| {
-        let to = dir.path().join(name);
-        fs::hard_link(from, &to).or_else(|_| fs::copy(from, &to).map(drop))
-    };
-    link(&place.bin.join("causeway"), "causeway").context("cannot link causeway")?;
-    for stage in ["capture", "preprocess", "extract", "classify", "cluster"] {
-        link(&place.bin.join("causeway-stand-in"), &format!("causeway-{stage}")).context("cannot link the stand-in")?;
-    }
-    Ok(dir)
 }
 
 impl Work<'_> {
@@ -145,7 +131,7 @@ impl Work<'_> {
             bin: self.bin.path(),
             pipeline: PIPELINE.as_ref(),
             set: Vec::new(),
-            env: vec![("CAUSEWAY_STAND_IN_ITEMS", items.to_string()), ("CAUSEWAY_STAND_IN_BYTES", bytes.to_string())],
+            env: vec![(ITEMS, items.to_string()), (BYTES, bytes.to_string())],
             people: &[],
             items,
             outcomes: 2 * items as u64,

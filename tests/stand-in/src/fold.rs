@@ -5,10 +5,13 @@ use causeway_schemas::{Assignment, Capture, Feature, Id, Region};
 use causeway_stage::{Context, Failure, Fold};
 use serde::{Deserialize, Serialize};
 
+use crate::script::Manners;
+
 /// Puts every feature into a cluster of its own.
 #[derive(Default)]
 pub(crate) struct Cluster {
     changes: HashMap<Id, Change>,
+    manners: Manners,
 }
 
 /// One feature.
@@ -27,10 +30,11 @@ impl Fold for Cluster {
     type Change = Change;
 
     fn new(_: ClusterOptions, _: &Context) -> anyhow::Result<Self> {
-        Ok(Self::default())
+        Ok(Self { manners: Manners::read(Self::NAME)?, ..Self::default() })
     }
 
     fn decide(&self, id: Id, feature: &Feature) -> Result<Change, Failure> {
+        self.manners.at(&feature.capture);
         Ok(Change { id, capture: feature.capture.clone(), region: feature.region.clone() })
     }
 

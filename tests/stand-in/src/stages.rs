@@ -1,11 +1,13 @@
 use causeway_pipelines::{ClassifyOptions, ExtractOptions, PreprocessOptions};
-use causeway_schemas::{Crop, Decision, Dtype, Feature, Frame, ModelRef, Region};
+use causeway_schemas::{Crop, Decision, Dtype, Feature, Frame, Message, ModelRef, Region};
 use causeway_stage::{Answer, Context, Failure, Stage};
+
+use crate::script::Manners;
 
 type Answers<T> = Vec<Result<Answer<T>, Failure>>;
 
 /// Gives the whole frame as one crop.
-pub(crate) struct Preprocess;
+pub(crate) struct Preprocess(Manners);
 
 impl Stage for Preprocess {
     const NAME: &'static str = "preprocess";
@@ -14,7 +16,7 @@ impl Stage for Preprocess {
     type Output = Crop;
 
     fn new(_: PreprocessOptions, _: &Context) -> anyhow::Result<Self> {
-        Ok(Self)
+        Ok(Self(Manners::read(Self::NAME)?))
     }
 
     fn process(&mut self, batch: Vec<Frame>) -> Answers<Crop> {
@@ -22,12 +24,12 @@ impl Stage for Preprocess {
             let pixels = frame.image;
             Crop { capture: frame.capture, region: whole(), width: pixels.len() as u32 / 3, height: 1, pixels }
         };
-        each(batch, crop)
+        each(&self.0, batch, crop)
     }
 }
 
 /// Gives the crop's bytes as the feature.
-pub(crate) struct Extract;
+pub(crate) struct Extract(Manners);
 
 impl Stage for Extract {
     const NAME: &'static str = "extract";
@@ -36,7 +38,7 @@ impl Stage for Extract {
     type Output = Feature;
 
     fn new(_: ExtractOptions, _: &Context) -> anyhow::Result<Self> {
-        Ok(Self)
+        Ok(Self(Manners::read(Self::NAME)?))
     }
 
     fn process(&mut self, batch: Vec<Crop>) -> Answers<Feature> {
@@ -49,12 +51,12 @@ impl Stage for Extract {
             space: "none".into(),
             model: no_model(),
         };
-        each(batch, feature)
+        each(&self.0, batch, feature)
     }
 }
 
 /// Knows nobody.
-pub(crate) struct Classify;
+pub(crate) struct Classify(Manners);
 
 impl Stage for Classify {
     const NAME: &'static str = "classify";
@@ -63,7 +65,7 @@ impl Stage for Classify {
     type Output = Decision;
 
     fn new(_: ClassifyOptions, _: &Context) -> anyhow::Result<Self> {
-        Ok(Self)
+        Ok(Self(Manners::read(Self::NAME)?))
     }
 
     fn process(&mut self, batch: Vec<Feature>) -> Answers<Decision> {
@@ -79,12 +81,17 @@ impl Stage for Classify {
             route: Self::NAME.into(),
             top: Vec::new(),
         };
-        each(batch, decision)
+        each(&self.0, batch, decision)
     }
 }
 
-fn each<I, O>(batch: Vec<I>, answer: impl Fn(I) -> O) -> Answers<O> {
-    batch.into_iter().map(|input| Ok(Answer::Messages(vec![answer(input)]))).collect()
+/// As many of an input's answer as its manners say.
+fn each<I: Message, O: Clone>(manners: &Manners, batch: Vec<I>, answer: impl Fn(I) -> O) -> Answers<O> {
+    let answers = batch.into_iter().map(|input| {
+        let count = manners.at(input.capture());
+        Ok(Answer::Messages(vec![answer(input); count]))
+    });
+    answers.collect()
 }
 
 fn whole() -> Region {

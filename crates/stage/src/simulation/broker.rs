@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use causeway_bus::{PublishError, Stored};
 use causeway_schemas::{Id, Meta};
 
+use crate::protocol::Marks;
+
 use super::chance::Chance;
 
 /// Ticks that a dedupe window lasts: shorter than a message can be on its way, so that nothing may depend on it.
@@ -43,7 +45,7 @@ pub(super) struct Broker {
     /// The changelog of the fold.
     pub(super) changelog: Vec<Id>,
     /// By stage and place in its stream: two copies of a message may be stored, and each is run.
-    pub(super) marks: HashMap<(&'static str, usize), u32>,
+    pub(super) marks: HashMap<(&'static str, usize), Marks>,
     /// Whether anything still goes wrong.
     pub(super) is_faulty: bool,
     /// Broken on purpose: outcomes are stored whether there is one or not.

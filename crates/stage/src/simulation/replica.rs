@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use causeway_bus::{PublishError, Stored};
 use causeway_schemas::{Id, Meta};
 
-use crate::protocol::{Step, Way, begin, steps, stored, way};
+use crate::protocol::{Death, KILLED, Step, Way, steps, stored, way};
 use crate::stage_life::Verdict;
 
 use super::broker::{Broker, Delivery};
@@ -60,12 +60,6 @@ impl Replica {
         self.last = 0;
     }
 
-    /// The inputs that it runs alone, with a mark: their places in the stream and their ids.
-    pub(super) fn marked(&self) -> impl Iterator<Item = (usize, Id)> {
-        let is_marked = |task: &&Task| task.left.iter().any(|one| matches!(one, Do::Clear));
-        self.tasks.iter().filter(is_marked).map(|task| (task.delivery.sequence, task.meta.id))
-    }
-
     /// Says that it is at work on what it runs alone. Of the others it does not, as if it were stopped now and then.
     pub(super) fn keep_alive(&self, broker: &mut Broker) {
         for task in self.tasks.iter().filter(|task| way(task.delivery.delivered) == Way::Alone) {
@@ -111,15 +105,17 @@ impl Replica {
         let key = (self.stage, task.delivery.sequence);
         match task.left.pop_front() {
             Some(Do::Begin) => {
-                if let Some(marks) = begin(broker.marks.get(&key).copied().unwrap_or_default()) {
+                let marks = broker.marks.get(&key).cloned().unwrap_or_default();
+                if let Some(marks) = marks.begin() {
                     broker.marks.insert(key, marks);
                 } else {
                     task.left.clear();
-                    self.answer(task, &Verdict::Reject { reason: "killed", detail: String::new() }, Vec::new());
+                    let (reason, detail) = marks.verdict();
+                    self.answer(task, &Verdict::Reject { reason: reason.into(), detail }, Vec::new());
                 }
                 task.left.push_back(Do::Clear);
             }
-            Some(Do::Process) => return self.process(task, items),
+            Some(Do::Process) => return self.process(task, broker, items),
             Some(Do::Fold) => self.fold(task, broker, chance),
             Some(Do::Publish(meta)) => {
                 let result = broker.publish(self.stage, meta.clone(), chance);
@@ -138,7 +134,7 @@ impl Replica {
         true
     }
 
-    fn process(&mut self, task: &mut Task, items: &[Item]) -> bool {
+    fn process(&mut self, task: &mut Task, broker: &mut Broker, items: &[Item]) -> bool {
         let meta = &task.meta;
         if self.stage == "last" {
             let decision = self.child(meta, "decision.v1", 0, 1);
@@ -147,10 +143,12 @@ impl Replica {
         }
         let item = items.iter().find(|item| item.id == meta.id).expect("an item");
         if item.is_poison {
-            // It takes the whole process with it, others that run alone too. That blames them, which only a process of its own
-            // for what came again would not; here it waits for them.
-            if self.marked().any(|(_, id)| items.iter().any(|item| item.id == id && !item.is_poison)) {
-                task.left.push_front(Do::Process);
+            if let Some(marks) = broker.marks.get_mut(&(self.stage, task.delivery.sequence))
+                && way(task.delivery.delivered) == Way::Alone
+            {
+                // In the quarantine: that ends, and this process sees it.
+                *marks = marks.fatal(Death { reason: KILLED.into(), detail: String::new() });
+                task.left = [Do::Begin, Do::Process].into();
                 return true;
             }
             self.kill();

@@ -1,0 +1,276 @@
+//! The quarantine from within: a stage without a bus, which answers on stdout what it is told on stdin, one input at a time.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow, bail};
+use causeway_bus::{Entry, Follow};
+use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_schemas::{Capture, Codec, DecodeError, Id, Message, decode, decode_body, encode};
+
+use super::wire::{Answered, Ending, Said, Told, get_frame, put_frame, read, written};
+use crate::env::{EXIT_PIPELINE, RETRY_PAUSE, spec_of};
+use crate::protocol::{MAX_OUTPUT_BYTES, MAX_OUTPUTS, TOO_MUCH};
+use crate::runs::noted;
+use crate::stage_life::{comes_again, panic_text};
+use crate::telemetry::start_log;
+use crate::{Answer, Args, Context, Failure, Fold, Stage};
+
+/// A quarantine at work.
+pub(crate) struct Inside<'a> {
+    spec: &'a StageSpec,
+    ctx: &'a Context,
+    told: io::StdinLock<'static>,
+    said: BufWriter<io::Stdout>,
+    /// What a trial changed in a fold's state, until the changelog says the same.
+    tried: Option<Vec<u8>>,
+}
+
+/// Runs the quarantine of a stage until its stdin ends.
+pub(crate) fn main(
+    uses: &str,
+    args: &Args,
+    pipeline: &Pipeline,
+    life: impl FnOnce(Inside<'_>) -> anyhow::Result<()>,
+) -> ExitCode {
+    start_log(args.log_format, "info");
+    kill_first();
+    let spec = match spec_of(args, pipeline, uses) {
+        Ok(spec) => spec,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::from(EXIT_PIPELINE);
+        }
+    };
+    let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads);
+    let inside =
+        Inside { spec: &spec, ctx: &ctx, told: io::stdin().lock(), said: BufWriter::new(io::stdout()), tried: None };
+    match life(inside) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "quarantine ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// When the machine has no memory left, the kernel takes this process first.
+/// (<https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html>)
+fn kill_first() {
+    if cfg!(target_os = "linux") {
+        let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    }
+}
+
+/// No more than `more` bytes of memory beyond what the process has now.
+fn limit_memory(more: u64) -> anyhow::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+        let data = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix("kB"));
+        let now: u64 = data.context("no VmData in /proc/self/status")?.trim().parse()?;
+        let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
+        let limit = (now * 1024).saturating_add(more).min(hard);
+        setrlimit(Resource::RLIMIT_DATA, limit, limit)?;
+    }
+    let _ = more;
+    Ok(())
+}
+
+/// The quarantine of a source, which there is not.
+#[expect(clippy::needless_pass_by_value, reason = "the others take it")]
+pub(crate) fn none(inside: Inside<'_>) -> anyhow::Result<()> {
+    bail!("[stage.{}] is a source: it takes nothing that could be tried", inside.spec.name)
+}
+
+/// A stage's.
+pub(crate) fn stage<S: Stage>(mut inside: Inside<'_>) -> anyhow::Result<()> {
+    let options = inside.options::<S::Options>();
+    let Some(mut stage) = inside.built(options.and_then(|options| S::new(options, inside.ctx)))? else { return Ok(()) };
+    while let Some(told) = inside.next()? {
+        match told {
+            Given::Change(_) => bail!("a stage that does not fold has no changes"),
+            Given::Input { kind, codec, body, .. } => {
+                let input = decode::<S::Input>(kind.as_deref(), codec, &body);
+                drop(body);
+                let answer = try_it(input.map_err(|error| refused(&error)), |input| {
+                    stage.process(vec![input]).into_iter().next()
+                });
+                if !inside.answer(answer)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A fold's: the input is decided and applied, and what it changes forgotten where the changelog does not come to the same.
+pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
+    let options = inside.options::<F::Options>();
+    let Some(mut fold) = inside.built(options.and_then(|options| F::new(options, inside.ctx)))? else { return Ok(()) };
+    while let Some(told) = inside.next()? {
+        match told {
+            Given::Change(change) => match inside.tried.take() {
+                Some(tried) if tried == change => {}
+                // The state has a change that the changelog has not: another process begins anew.
+                Some(_) => return Ok(()),
+                None => fold.apply(&decode_body(&change, Codec::Bincode).map_err(|why| anyhow!("a change: {why}"))?),
+            },
+            Given::Input { id, kind, codec, body } => {
+                let input = decode::<F::Input>(kind.as_deref(), codec, &body);
+                if inside.tried.is_some() {
+                    return Ok(());
+                }
+                let mut tried = None;
+                let answer = try_it(input.map_err(|error| refused(&error)), |input| {
+                    let change = match fold.known(id) {
+                        Some(change) => Ok(change),
+                        None => fold.decide(id, &input).inspect(|change| {
+                            fold.apply(change);
+                            tried = Some(encode(change, Codec::Bincode));
+                        }),
+                    };
+                    Some(change.map(|change| Answer::Messages(vec![fold.output(&change)])))
+                });
+                inside.tried = tried;
+                if !inside.answer(answer)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was told that a stage has to do with.
+enum Given {
+    Change(Vec<u8>),
+    Input { id: Id, kind: Option<String>, codec: Codec, body: Vec<u8> },
+}
+
+fn refused(error: &DecodeError) -> Ending {
+    match comes_again(error) {
+        Some(pause) => Ending::Retry { why: error.to_string(), pause },
+        None => Ending::Reject { reason: error.reason().into(), detail: error.to_string() },
+    }
+}
+
+impl Inside<'_> {
+    fn options<O: serde::de::DeserializeOwned>(&self) -> anyhow::Result<O> {
+        self.spec.options().map_err(|why| anyhow!(why))
+    }
+
+    /// Says whether the stage could be built; from here on memory is limited.
+    fn built<S>(&mut self, built: anyhow::Result<S>) -> anyhow::Result<Option<S>> {
+        match built.and_then(|stage| limit_memory(self.spec.quarantine_bytes).map(|()| stage)) {
+            Ok(stage) => {
+                self.say(&Said::Ready, &[])?;
+                Ok(Some(stage))
+            }
+            Err(error) => {
+                self.say(&Said::Unfit(format!("{error:#}")), &[])?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn say(&mut self, said: &Said, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
+        put_frame(&mut self.said, &written(said))?;
+        for body in bodies {
+            put_frame(&mut self.said, body)?;
+        }
+        Ok(self.said.flush()?)
+    }
+
+    /// The next that is not of a table. `None`: the stage's process has gone.
+    fn next(&mut self) -> anyhow::Result<Option<Given>> {
+        let tables = self.ctx.tables();
+        let tell = |table: &str, follow: &Follow| {
+            if let Some((_, live)) = tables.iter().find(|(name, _)| name == table) {
+                live.tell(follow);
+            }
+        };
+        while let Some(frame) = get_frame(&mut self.told)? {
+            match read(&frame).map_err(|why| anyhow!("not a frame of ours: {why}"))? {
+                Told::Put { table, key, revision, stored_at } => {
+                    let value = body(&mut self.told)?.into();
+                    tell(&table, &Follow::Put(Entry { key, value, revision, stored_at }));
+                }
+                Told::Removed { table, key, revision } => tell(&table, &Follow::Removed { key, revision }),
+                Told::Loaded { table } => tell(&table, &Follow::Loaded),
+                Told::Change => return Ok(Some(Given::Change(body(&mut self.told)?))),
+                Told::Input { id, kind, content_type } => {
+                    let codec = Codec::of(Some(&content_type));
+                    return Ok(Some(Given::Input { id, kind, codec, body: body(&mut self.told)? }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says an answer. `false`: this process has to end, since its stage panicked.
+    fn answer(&mut self, (answered, bodies): (Answered, Vec<Vec<u8>>)) -> anyhow::Result<bool> {
+        let goes_on = !matches!(answered.answer, Ending::Panicked(_));
+        self.say(&Said::Answer(answered), &bodies)?;
+        Ok(goes_on)
+    }
+}
+
+/// Tries an input. Gives its answer with the bodies of its outputs.
+fn try_it<I: Message, O: Message>(
+    input: Result<I, Ending>,
+    process: impl FnOnce(I) -> Option<Result<Answer<O>, Failure>>,
+) -> (Answered, Vec<Vec<u8>>) {
+    let began = Instant::now();
+    let (capture, (ending, bodies), runs) = match input {
+        Err(ending) => (None, (ending, Vec::new()), Vec::new()),
+        Ok(input) => {
+            let capture: Capture = input.capture().clone();
+            let (answer, runs) = noted(|| catch_unwind(AssertUnwindSafe(|| process(input))));
+            let ending = match answer {
+                Ok(answer) => ending(answer),
+                Err(panic) => (Ending::Panicked(panic_text(panic.as_ref())), Vec::new()),
+            };
+            (Some(capture), ending, runs)
+        }
+    };
+    let runs = runs.into_iter();
+    let runs = runs.map(|run| (run.model, run.version, run.began.saturating_duration_since(began), run.took));
+    (Answered { capture, answer: ending, took: began.elapsed(), runs: runs.collect() }, bodies)
+}
+
+fn body(told: &mut impl Read) -> anyhow::Result<Vec<u8>> {
+    get_frame(told)?.context("a body is missing")
+}
+
+fn ending<O: Message>(answer: Option<Result<Answer<O>, Failure>>) -> (Ending, Vec<Vec<u8>>) {
+    let ending = match answer {
+        None => Ending::Unanswered,
+        Some(Ok(Answer::Nothing { reason, detail })) => Ending::Nothing { reason: reason.into(), detail },
+        Some(Ok(Answer::Messages(messages))) => return messages_of(&messages),
+        Some(Err(Failure::Reject { reason, detail })) => Ending::Reject { reason: reason.into(), detail },
+        Some(Err(Failure::Retry(why))) => Ending::Retry { why, pause: RETRY_PAUSE },
+    };
+    (ending, Vec::new())
+}
+
+fn messages_of<O: Message>(messages: &[O]) -> (Ending, Vec<Vec<u8>>) {
+    let too_much = |detail| (Ending::Reject { reason: TOO_MUCH.into(), detail }, Vec::new());
+    if messages.len() > MAX_OUTPUTS {
+        return too_much(format!("{} outputs; {MAX_OUTPUTS} may be", messages.len()));
+    }
+    let (mut bodies, mut bytes) = (Vec::with_capacity(messages.len()), 0);
+    for message in messages {
+        let body = encode(message, Codec::Bincode);
+        bytes += body.len();
+        if bytes > MAX_OUTPUT_BYTES {
+            return too_much(format!("more than {MAX_OUTPUT_BYTES} bytes of outputs"));
+        }
+        bodies.push(body);
+    }
+    (Ending::Messages(bodies.len()), bodies)
+}
