@@ -43,8 +43,10 @@ pub(crate) const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
 /// Bytes of a link: room for one message of the longest kind, and a disk.
 pub(crate) const LINK_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
 
-/// How long one message may take, ms.
+/// Memory that one message may take in the quarantine.
 pub(crate) const QUARANTINE_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(64)..=ByteSize::gib(64);
+
+/// How long one message may take, ms.
 pub(crate) const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
 
 /// Bytes that `keep` may hold.

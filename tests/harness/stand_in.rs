@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use causeway_stand_in::link;
 use tempfile::TempDir;
 
@@ -7,8 +5,8 @@ use crate::Tools;
 
 /// `causeway` with stages that do nothing, or what they are told, in the real runtime.
 pub struct StandIns {
-    dir: TempDir,
     tools: Tools,
+    _dir: TempDir,
 }
 
 impl StandIns {
@@ -21,17 +19,12 @@ impl StandIns {
         let dir = tempfile::Builder::new().prefix("stand-ins-").tempdir_in(&tools.bin).expect("a folder");
         link(&tools.bin, dir.path()).expect("they are linked");
         let tools = Tools { bin: dir.path().into(), env: tools.env.clone() };
-        Self { dir, tools }
+        Self { tools, _dir: dir }
     }
 
     /// The programs.
     pub fn tools(&self) -> &Tools {
         &self.tools
-    }
-
-    /// Where they are.
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::once;
 use crate::outcomes;
 use crate::protocol::{Way, way};
 use crate::quarantine::{Quarantine, inside};
-use crate::stage_life::{Done, Verdict, finish, hold, read};
+use crate::stage_life::{Done, Verdict, failed, finish, hold, read};
 use crate::trace::Work;
 use crate::{Failure, Fold};
 
@@ -255,25 +255,23 @@ fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>) -> Decided<F> {
         Err(verdict) => return Decided { held, change: Err(verdict), known: false, output: None },
     };
     let id: Id = held.id();
-    if let Some(change) = fold.known(id) {
-        let output = Some(fold.output(&change));
-        return Decided { held, change: Ok(change), known: true, output };
-    }
-    match fold.decide(id, &input) {
-        Ok(change) => {
-            fold.apply(&change);
+    match change_of(fold, id, &input) {
+        Ok((change, known)) => {
             let output = Some(fold.output(&change));
-            Decided { held, change: Ok(change), known: false, output }
+            Decided { held, change: Ok(change), known, output }
         }
-        Err(Failure::Reject { reason, detail }) => {
-            let change = Err(Verdict::Reject { reason: reason.into(), detail });
-            Decided { held, change, known: false, output: None }
-        }
-        Err(Failure::Retry(why)) => {
-            let change = Err(Verdict::Retry { why, pause: RETRY_PAUSE });
-            Decided { held, change, known: false, output: None }
-        }
+        Err(failure) => Decided { held, change: Err(failed(failure)), known: false, output: None },
     }
+}
+
+/// The change of an input, and whether it was made before; a new one is applied.
+pub(crate) fn change_of<F: Fold>(fold: &mut F, id: Id, input: &F::Input) -> Result<(F::Change, bool), Failure> {
+    if let Some(change) = fold.known(id) {
+        return Ok((change, true));
+    }
+    let change = fold.decide(id, input)?;
+    fold.apply(&change);
+    Ok((change, false))
 }
 
 /// The fold on a thread of its own.

@@ -272,12 +272,12 @@ impl Status {
         self.publish.observe(took.as_secs_f64());
     }
 
-    /// An input was acked or refused.
     /// A message tried alone ended the quarantine.
     pub(crate) fn quarantine_died(&self, reason: &str) {
         self.quarantine_deaths.get_or_create(&Deaths { reason: reason.into() }).inc();
     }
 
+    /// An input was acked or refused.
     pub(crate) fn settled(&self, took: Duration) {
         self.ack.observe(took.as_secs_f64());
     }

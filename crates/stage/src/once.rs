@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::env::{EXIT_UNFIT, Unfit, spec_of};
+use crate::fold_life::change_of;
 use crate::stage_life::panic_text;
 use crate::{Answer, Args, Context, Failure, Fold, Source, Stage};
 
@@ -167,11 +168,8 @@ pub(crate) fn fold<F: Fold>(work: &Work<'_>) -> anyhow::Result<()> {
                 continue;
             }
         };
-        let decided = match fold.known(message.id) {
-            Some(change) => Ok(change),
-            None => fold.decide(message.id, &input).inspect(|change| fold.apply(change)),
-        };
-        out.of(message.id, decided.map(|change| Answer::Messages(vec![fold.output(&change)])))?;
+        let change = change_of(&mut fold, message.id, &input);
+        out.of(message.id, change.map(|(change, _)| Answer::Messages(vec![fold.output(&change)])))?;
     }
     out.end()
 }

@@ -102,8 +102,19 @@ impl Marks {
 pub(crate) const KILLED: &str = "killed";
 
 /// Most outputs of one input.
-pub(crate) const MAX_OUTPUTS: usize = 10_000;
+const MAX_OUTPUTS: usize = 10_000;
 /// Most bytes that the outputs of one input have together.
 pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 20;
 /// The reason of an input whose stage gave more.
 pub(crate) const TOO_MUCH: &str = "too-much";
+
+/// What is too much of an input's outputs, so many with so many bytes; `None` where they are taken.
+pub(crate) fn too_much(outputs: usize, bytes: usize) -> Option<String> {
+    if outputs > MAX_OUTPUTS {
+        Some(format!("{outputs} outputs; {MAX_OUTPUTS} may be"))
+    } else if bytes > MAX_OUTPUT_BYTES {
+        Some(format!("{bytes} bytes of outputs; {MAX_OUTPUT_BYTES} may be"))
+    } else {
+        None
+    }
+}

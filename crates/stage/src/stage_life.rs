@@ -20,7 +20,7 @@ use crate::inputs::Inputs;
 use crate::metrics::Count;
 use crate::once;
 use crate::outcomes;
-use crate::protocol::{MAX_OUTPUT_BYTES, MAX_OUTPUTS, Step, TOO_MUCH, Way as How, steps, way};
+use crate::protocol::{Step, TOO_MUCH, Way as How, steps, too_much, way};
 use crate::quarantine::inside;
 use crate::runs;
 use crate::trace::{Work, Wrong};
@@ -307,8 +307,15 @@ fn verdict<O: Message>(env: &Env, held: &Held, reply: Reply<O>) -> Verdict {
         None => no_answer(),
         Some(Ok(Answer::Nothing { reason, detail })) => nothing(env, held, capture, reason, detail),
         Some(Ok(Answer::Messages(messages))) => outputs_of(env, held, capture, &messages),
-        Some(Err(Failure::Reject { reason, detail })) => Verdict::Reject { reason: reason.into(), detail },
-        Some(Err(Failure::Retry(why))) => Verdict::Retry { why, pause: RETRY_PAUSE },
+        Some(Err(failure)) => failed(failure),
+    }
+}
+
+/// What an input asks of the broker at which its stage failed.
+pub(crate) fn failed(failure: Failure) -> Verdict {
+    match failure {
+        Failure::Reject { reason, detail } => Verdict::Reject { reason: reason.into(), detail },
+        Failure::Retry(why) => Verdict::Retry { why, pause: RETRY_PAUSE },
     }
 }
 
@@ -325,21 +332,21 @@ pub(crate) fn nothing(env: &Env, held: &Held, capture: Capture, reason: &str, de
 pub(crate) fn outputs_of<O: Message>(env: &Env, held: &Held, capture: Capture, messages: &[O]) -> Verdict {
     let Env { pipeline, spec, .. } = env;
     let Ok(parent) = &held.meta else { return no_answer() };
-    let too_much = |detail| Verdict::Reject { reason: TOO_MUCH.into(), detail };
+    let reject = |detail| Verdict::Reject { reason: TOO_MUCH.into(), detail };
     let count = messages.len();
-    match count {
-        0 => return nothing(env, held, capture, "nothing", String::new()),
-        1..=MAX_OUTPUTS => {}
-        _ => return too_much(format!("{count} outputs; {MAX_OUTPUTS} may be")),
+    if count == 0 {
+        return nothing(env, held, capture, "nothing", String::new());
+    }
+    if let Some(detail) = too_much(count, 0) {
+        return reject(detail);
     }
     let outputs = messages.iter().enumerate().map(|(index, message)| {
         let meta = held.child_meta(parent, &spec.name, O::kind(), index, count);
         outcomes::output(pipeline, &spec.name, &spec.link, &held.place, &meta, message)
     });
     let outputs: Vec<_> = outputs.collect();
-    let bytes: usize = outputs.iter().map(|output| output.body.len()).sum();
-    if bytes > MAX_OUTPUT_BYTES {
-        return too_much(format!("{bytes} bytes of outputs; {MAX_OUTPUT_BYTES} may be"));
+    if let Some(detail) = too_much(count, outputs.iter().map(|output| output.body.len()).sum()) {
+        return reject(detail);
     }
     Verdict::Outputs { outputs, empty: false }
 }

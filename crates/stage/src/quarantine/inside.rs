@@ -12,7 +12,8 @@ use causeway_schemas::{Capture, Codec, DecodeError, Id, Message, decode, decode_
 
 use super::wire::{Answered, Ending, Said, Told, get_frame, put_frame, read, written};
 use crate::env::{EXIT_PIPELINE, RETRY_PAUSE, spec_of};
-use crate::protocol::{MAX_OUTPUT_BYTES, MAX_OUTPUTS, TOO_MUCH};
+use crate::fold_life::change_of;
+use crate::protocol::{TOO_MUCH, too_much};
 use crate::runs::noted;
 use crate::stage_life::{comes_again, panic_text};
 use crate::telemetry::start_log;
@@ -127,13 +128,10 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
                 }
                 let mut tried = None;
                 let answer = try_it(input.map_err(|error| refused(&error)), |input| {
-                    let change = match fold.known(id) {
-                        Some(change) => Ok(change),
-                        None => fold.decide(id, &input).inspect(|change| {
-                            fold.apply(change);
-                            tried = Some(encode(change, Codec::Bincode));
-                        }),
-                    };
+                    let change = change_of(&mut fold, id, &input).map(|(change, known)| {
+                        tried = (!known).then(|| encode(&change, Codec::Bincode));
+                        change
+                    });
                     Some(change.map(|change| Answer::Messages(vec![fold.output(&change)])))
                 });
                 inside.tried = tried;
@@ -259,16 +257,16 @@ fn ending<O: Message>(answer: Option<Result<Answer<O>, Failure>>) -> (Ending, Ve
 }
 
 fn messages_of<O: Message>(messages: &[O]) -> (Ending, Vec<Vec<u8>>) {
-    let too_much = |detail| (Ending::Reject { reason: TOO_MUCH.into(), detail }, Vec::new());
-    if messages.len() > MAX_OUTPUTS {
-        return too_much(format!("{} outputs; {MAX_OUTPUTS} may be", messages.len()));
+    let reject = |detail| (Ending::Reject { reason: TOO_MUCH.into(), detail }, Vec::new());
+    if let Some(detail) = too_much(messages.len(), 0) {
+        return reject(detail);
     }
     let (mut bodies, mut bytes) = (Vec::with_capacity(messages.len()), 0);
     for message in messages {
         let body = encode(message, Codec::Bincode);
         bytes += body.len();
-        if bytes > MAX_OUTPUT_BYTES {
-            return too_much(format!("more than {MAX_OUTPUT_BYTES} bytes of outputs"));
+        if let Some(detail) = too_much(messages.len(), bytes) {
+            return reject(detail);
         }
         bodies.push(body);
     }
