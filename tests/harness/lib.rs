@@ -2,8 +2,10 @@
 
 mod camera;
 mod collector;
+mod oracle;
 mod prometheus;
 mod running;
+mod saboteur;
 mod site;
 mod stand_in;
 mod stored;
@@ -13,8 +15,10 @@ mod work;
 
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use collector::{Collector, Span};
+pub use oracle::Oracle;
 pub use prometheus::{Prometheus, debian_program, free_port, http_get, may_skip};
 pub use running::{Finished, Running, causeway, eventually, kill, signal, within};
+pub use saboteur::{HeldBack, Sabotage, Saboteur};
 pub use site::{Site, StageProcess};
 pub use stand_in::{StandIns, stand_in_pipeline};
 pub use stored::{Stored, dead_letters, left_running};

@@ -56,6 +56,16 @@ impl Site {
         StageProcess { child: command.spawn().expect("a stage can be run") }
     }
 
+    /// Starts a replica of a stage that meets its server at another address: somebody stands between.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn stage_at(&self, address: &str, name: &str, more: &[&str]) -> StageProcess {
+        let mut command = self.command(name, more);
+        command.env("CAUSEWAY_NATS", address).stdout(Stdio::null()).stderr(Stdio::inherit());
+        StageProcess { child: command.spawn().expect("a stage can be run") }
+    }
+
     /// Runs a replica of a stage to its end.
     ///
     /// # Panics

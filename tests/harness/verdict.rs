@@ -17,6 +17,8 @@ pub struct Verdict {
     pub doubled: Vec<String>,
     /// Label and score by photo and part.
     pub decisions: BTreeMap<(String, String), (Option<String>, f32)>,
+    /// What the fold said of each photo and part.
+    pub assigned: BTreeMap<(String, String), Assignment>,
     /// The photos and parts that lie in one cluster, merges followed.
     pub clusters: BTreeSet<BTreeSet<(String, String)>>,
     /// Reason by photo.
@@ -34,7 +36,6 @@ pub struct Verdict {
 pub async fn verdict(bus: &Bus, pipeline: &Pipeline) -> Verdict {
     let mut verdict = Verdict::default();
     let mut ledger = Ledger::new(pipeline);
-    let mut assigned: Vec<((String, String), Assignment)> = Vec::new();
     for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
         let mut records = bus.scan(&names::stream(&pipeline.name, &source.name), 1, true).await.expect("a stream");
         while let Some(record) = records.next().await {
@@ -65,18 +66,18 @@ pub async fn verdict(bus: &Bus, pipeline: &Pipeline) -> Verdict {
                         verdict.doubled.push(format!("{face:?}"));
                     }
                 }
-                "assignment.v1" => assigned.push((
-                    {
-                        let assignment: Assignment = decode_body(&body, Codec::Json).expect("an assignment");
-                        (assignment.capture.item, part)
-                    },
-                    decode_body(&body, Codec::Json).expect("an assignment"),
-                )),
+                kind if kind == Assignment::kind() => {
+                    let assignment: Assignment = decode_body(&body, Codec::Json).expect("an assignment");
+                    let face = (assignment.capture.item.clone(), part);
+                    if verdict.assigned.insert(face.clone(), assignment).is_some() {
+                        verdict.doubled.push(format!("{face:?}"));
+                    }
+                }
                 _ => outcome_without_face(&mut verdict, &meta, &body),
             }
         }
     }
-    verdict.clusters = clusters(&assigned);
+    verdict.clusters = clusters(&verdict.assigned);
     verdict.open = ledger.open().collect();
     verdict
 }
@@ -93,9 +94,9 @@ fn outcome_without_face(verdict: &mut Verdict, meta: &causeway_schemas::Meta, bo
     }
 }
 
-fn clusters(assigned: &[((String, String), Assignment)]) -> BTreeSet<BTreeSet<(String, String)>> {
+fn clusters(assigned: &BTreeMap<(String, String), Assignment>) -> BTreeSet<BTreeSet<(String, String)>> {
     let mut joined: BTreeMap<Id, Id> = BTreeMap::new();
-    for (_, assignment) in assigned {
+    for assignment in assigned.values() {
         joined.extend(assignment.merged.iter().map(|&merged| (merged, assignment.cluster)));
     }
     let mut clusters: BTreeMap<Id, BTreeSet<_>> = BTreeMap::new();

@@ -14,6 +14,7 @@ mod keep;
 mod life;
 mod metrics;
 mod objects;
+mod oracle;
 mod own_model;
 mod pipeline_tests;
 mod poison;
