@@ -40,6 +40,11 @@ test-long *ARGS: build
     then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::/)' "$@"; \
     else cargo test --locked --workspace "$@" -- --ignored --skip containers::; fi
 
+# The long series of faults with its table, docs/guarantees.md: an hour. --json for machines, --share 0.1 for a tenth of it.
+[no-exit-message]
+chaos *ARGS: build
+    @target/debug/causeway-series "$@"
+
 # The faces pipeline as containers, built from nothing: a quarter of an hour; needs root, podman and debootstrap.
 test-containers: build
     cargo test --locked -p causeway-tests --test integration -- --ignored --nocapture containers::

@@ -2,10 +2,12 @@
 
 mod camera;
 mod collector;
+mod faults;
 mod oracle;
 mod prometheus;
 mod running;
 mod saboteur;
+mod scenario;
 mod site;
 mod stand_in;
 mod stored;
@@ -15,10 +17,12 @@ mod work;
 
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use collector::{Collector, Span};
+pub use faults::{at_work, faces_up, stand_ins_at, without_faults};
 pub use oracle::Oracle;
 pub use prometheus::{Prometheus, debian_program, free_port, http_get, may_skip};
 pub use running::{Finished, Running, causeway, eventually, kill, signal, within};
 pub use saboteur::{HeldBack, Sabotage, Saboteur};
+pub use scenario::{Scenario, is_found, mutations_caught};
 pub use site::{Site, StageProcess};
 pub use stand_in::{StandIns, stand_in_pipeline};
 pub use stored::{Stored, dead_letters, left_running};

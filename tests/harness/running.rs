@@ -72,9 +72,17 @@ impl Running {
     }
 
     /// Runs it to its end.
-    pub async fn finish(mut self) -> Finished {
+    pub async fn finish(self) -> Finished {
+        self.finish_within(PATIENCE).await
+    }
+
+    /// The same within a time of its own, for a test of minutes.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn finish_within(mut self, patience: Duration) -> Finished {
         let child = std::mem::replace(&mut self.child, placeholder());
-        tokio::time::timeout(PATIENCE, output(child)).await.expect("causeway ends in time")
+        tokio::time::timeout(patience, output(child)).await.expect("causeway ends in time")
     }
 
     /// Asks it to stop and waits until it has.

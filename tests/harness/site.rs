@@ -88,6 +88,17 @@ impl Site {
 }
 
 impl StageProcess {
+    /// Starts one more replica of a stage of a pipeline that `up` runs with its server at `nats`.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn start(tools: &Tools, file: &str, name: &str, nats: &str, env: &[(&str, String)]) -> Self {
+        let mut command = Command::new(tools.program(&format!("causeway-{name}")));
+        command.args(["--pipeline", file, "--stage", name]).envs(tools.env.iter().cloned()).envs(env.iter().cloned());
+        command.env("CAUSEWAY_NATS", nats).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { child: command.kill_on_drop(true).spawn().expect("a stage can be run") }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it runs")

@@ -28,8 +28,10 @@ impl Tools {
     /// # Panics
     /// When they are not there: a test that cannot run is no test that passed.
     pub fn find() -> Self {
-        let bin = std::env::current_exe().expect("a test has a path");
-        let bin = bin.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
+        let own = std::env::current_exe().expect("a test has a path");
+        let beside = own.parent().expect("a program lies in a folder");
+        // A test lies in target/PROFILE/deps.
+        let bin = if beside.ends_with("deps") { beside.parent().expect("target/PROFILE") } else { beside }.to_owned();
         assert!(bin.join("causeway").is_file(), "{} is missing: run ./dev test", bin.join("causeway").display());
         let wanted = [
             "CAUSEWAY_ONNXRUNTIME",

@@ -4,6 +4,7 @@ mod alerts;
 mod bad_input;
 mod bench;
 mod cameras;
+mod chaos;
 mod connect;
 mod containers;
 mod demo;

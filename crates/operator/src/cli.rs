@@ -13,7 +13,8 @@ use crate::home::Home;
 use crate::session::Session;
 use crate::terminal::print_line;
 use crate::{
-    accuracy, apply, demo, deploy, dlq, init, inspect, people, reconcile, replay, status, tap, test_command, up_command,
+    accuracy, apply, chaos, demo, deploy, dlq, init, inspect, people, reconcile, replay, status, tap, test_command,
+    up_command,
 };
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
@@ -66,6 +67,8 @@ enum Command {
     Reconcile(reconcile::ReconcileArgs),
     /// Run what is stored through the stages once more, isolated from the live results, and compare
     Replay(replay::ReplayArgs),
+    /// Do harm to a running pipeline, and look whether it keeps its promise
+    Chaos(chaos::ChaosArgs),
     /// Write the files that run a pipeline in containers
     Deploy(deploy::DeployArgs),
     /// Run the face pipeline on the demo's photos and make a report
@@ -278,6 +281,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dlq(args) => dlq::dlq(args).await,
         Command::Reconcile(args) => reconcile::reconcile(args).await,
         Command::Replay(args) => replay::replay(args).await,
+        Command::Chaos(args) => chaos::chaos(args).await,
         Command::Deploy(args) => deploy::deploy(args),
         Command::Demo(args) => demo::demo(args).await,
         Command::Accuracy(args) => accuracy::accuracy(args).await,

@@ -39,7 +39,7 @@ impl Process {
         Self { pid, started: started(pid).unwrap_or(0) }
     }
 
-    fn is_alive(self) -> bool {
+    pub(crate) fn is_alive(self) -> bool {
         self.started != 0 && started(self.pid) == Some(self.started)
     }
 }

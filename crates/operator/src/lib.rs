@@ -3,6 +3,7 @@
 mod accuracy;
 mod agent;
 mod apply;
+mod chaos;
 mod cli;
 mod connect;
 mod content;

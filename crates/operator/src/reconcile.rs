@@ -18,7 +18,8 @@ use crate::content::short;
 use crate::generation;
 use crate::results::Results;
 use crate::terminal::{count, one_line, print_line};
-use look::{Captured, Look};
+use look::Captured;
+pub(crate) use look::Look;
 
 /// How long a full capture stream is waited for before the command gives up.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);

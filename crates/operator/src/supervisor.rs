@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -19,10 +20,11 @@ use crate::session::{Session, absolute};
 /// First and longest pause before a stage that died is started again.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A stage that lived for this long starts anew with the first pause.
-const SETTLED: Duration = Duration::from_secs(10);
-/// A stage that dies this often in a row without settling has a fault that a restart does not mend. (A message that kills its
-/// stage is set aside after its third death; a few of them may come together.)
+const SETTLED: Duration = Duration::from_secs(2);
+/// A stage that dies of its own this often in a row without having lived for `LIVED` has a fault that a restart does not mend. (A
+/// message that kills its stage is set aside after its third death; a few of them may come together.)
 const MAX_QUICK_DEATHS: u32 = 20;
+const LIVED: Duration = Duration::from_secs(10);
 /// How long a stage may take to drain before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Last lines of a stage's log that are kept to tell why it died.
@@ -62,6 +64,8 @@ struct Ended {
     well: bool,
     /// It said that a restart does not mend it.
     for_good: bool,
+    /// Somebody killed it, or the kernel for want of memory: that says nothing of the stage, however often it happens.
+    killed: bool,
     why: String,
 }
 
@@ -192,9 +196,12 @@ impl Launch {
                 return;
             }
             if began.elapsed() > SETTLED {
-                (pause, quick_deaths) = (RESTART_PAUSE.0, 0);
+                pause = RESTART_PAUSE.0;
             }
-            quick_deaths += 1;
+            if began.elapsed() > LIVED {
+                quick_deaths = 0;
+            }
+            quick_deaths += u32::from(!ended.killed);
             if ended.for_good || quick_deaths == MAX_QUICK_DEATHS {
                 let _ = say.send(Event::Failed { stage: self.stage, why: ended.why });
                 return;
@@ -234,6 +241,7 @@ impl Launch {
         Ok(Some(Ended {
             well: status.success(),
             for_good: status.code() == Some(i32::from(EXIT_UNFIT)),
+            killed: status.signal() == Some(nix::sys::signal::Signal::SIGKILL as i32),
             why: why(status, &last),
         }))
     }
@@ -294,7 +302,6 @@ async fn tell(
     last
 }
 
-/// The program of a stage: beside this one.
 /// The program of a stage: beside this one.
 pub(crate) fn program(uses: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(format!("causeway-{uses}"));

@@ -167,13 +167,13 @@ async fn watch(
                 None => bail!("no stage runs"),
               }
             }
-            why = server_ended(session.server.as_mut()) => restart_server(session, &why, progress).await?,
+            why = server_ended(session.server.as_mut()) => restart_server(session, supervisor, &why, progress).await?,
             _ = look.tick() => {
                 // A look at a server that died would wait for its answer: the server comes first.
                 let looked = tokio::select! {
                     biased;
                     why = server_ended(session.server.as_mut()) => {
-                        restart_server(session, &why, progress).await?;
+                        restart_server(session, supervisor, &why, progress).await?;
                         continue;
                     }
                     looked = progress.look(&session.bus, &session.pipeline) => looked,
@@ -204,7 +204,12 @@ async fn server_ended(server: Option<&mut Server>) -> String {
 }
 
 /// The store and the port stay the same: clients find it again by themselves.
-async fn restart_server(session: &mut Session, why: &str, progress: &mut Progress) -> anyhow::Result<()> {
+async fn restart_server(
+    session: &mut Session,
+    supervisor: &Supervisor,
+    why: &str,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
     progress.say(&format!("nats-server ended ({why}); starting it again"));
     let Some(old) = session.server.take() else { return Ok(()) };
     let port = old.port();
@@ -216,7 +221,7 @@ async fn restart_server(session: &mut Session, why: &str, progress: &mut Progres
         match Server::start(&site, &dir, Some(port)).await {
             Ok(server) => {
                 session.server = Some(server);
-                return Ok(());
+                return session.say(&supervisor.processes());
             }
             Err(error) => last = Some(error),
         }

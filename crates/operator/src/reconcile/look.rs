@@ -15,10 +15,10 @@ const UNDER_WAY_AT_MOST: Duration = Duration::from_mins(10);
 
 /// Where the copy of a captured item lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Captured {
+pub(crate) struct Captured {
     pub(super) stream: String,
     pub(super) sequence: u64,
-    pub(super) stored_at: u64,
+    pub(crate) stored_at: u64,
     site: String,
 }
 
@@ -34,12 +34,12 @@ impl Captured {
 /// A running pipeline is looked at from its sources on, outcomes last: a message is acked only when all that it gave is stored
 /// further down, so whatever moves meanwhile is met where it went.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(crate) struct Look {
     /// What was captured, by its id: the first copy of each.
-    pub(super) captured: BTreeMap<Id, Captured>,
-    pub(super) ledger: Ledger,
+    pub(crate) captured: BTreeMap<Id, Captured>,
+    pub(crate) ledger: Ledger,
     /// What was captured before this may have had outcomes that are not kept any more, Unix time in ns.
-    pub(super) horizon: u64,
+    pub(crate) horizon: u64,
     /// Captured ids that a message of is stored and not acked by all.
     under_way: HashSet<Id>,
     /// Copies that were made to run an item again.
@@ -49,7 +49,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    pub(super) async fn at(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<Self> {
+    pub(crate) async fn at(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<Self> {
         let mut look = Self {
             captured: BTreeMap::new(),
             ledger: Ledger::new(pipeline),

@@ -1,0 +1,53 @@
+use std::path::Path;
+use std::time::Duration;
+
+use causeway_pipelines::Pipeline;
+use causeway_stand_in::script::{BYTES, ITEMS, SLOW};
+
+use crate::{Oracle, Running, Tools, drained_within, stand_in_pipeline, verdict, workspace};
+
+/// Longest run without faults.
+const LONG: Duration = Duration::from_mins(10);
+
+/// Writes a pipeline of stand-ins that captures `rate` messages a second.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn stand_ins_at(home: &Path, rate: u32) -> String {
+    let file = home.join("faces.toml");
+    let more = |stage: &str| if stage == "capture" { format!("rate = {rate}") } else { String::new() };
+    std::fs::write(&file, stand_in_pipeline(more)).expect("it is written");
+    file.to_str().expect("a path").to_owned()
+}
+
+/// So many messages, each of which takes every stage some time: there is something in hand to be killed at.
+pub fn at_work(items: u64) -> Vec<(&'static str, String)> {
+    let slow = "preprocess=5,extract=5,classify=5,cluster=5";
+    vec![(ITEMS, items.to_string()), (BYTES, "500".into()), (SLOW, slow.into())]
+}
+
+/// The real pipeline at `rate` photos a second, and the arguments that run it.
+///
+/// # Panics
+/// When it does not load.
+pub fn faces_up(input: &Path, rate: u32) -> (Pipeline, [String; 5]) {
+    let pipeline = Pipeline::load(workspace().join("pipelines/faces.toml")).expect("the pipeline");
+    let input = input.to_str().expect("a path").to_owned();
+    let rate = format!("capture.rate={rate}");
+    (pipeline, ["up".into(), "pipelines/faces.toml".into(), format!("--input={input}"), "--set".into(), rate])
+}
+
+/// What it gives without faults.
+///
+/// # Panics
+/// When that goes wrong.
+pub async fn without_faults(tools: &Tools, input: &Path, photos: usize) -> Oracle {
+    let home = tempfile::tempdir().expect("a folder");
+    let (pipeline, arguments) = faces_up(input, 1000);
+    let up = Running::start(tools, home.path(), &arguments.each_ref().map(String::as_str));
+    let bus = up.bus(&pipeline.name).await;
+    drained_within(LONG, &bus, &pipeline, photos).await;
+    let oracle = Oracle::new(verdict(&bus, &pipeline).await);
+    up.stop().await.ok();
+    oracle
+}

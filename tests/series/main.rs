@@ -1,0 +1,162 @@
+//! The long series of `./dev chaos`: hundreds of kills of real processes, and the table that docs/guarantees.md has.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use causeway_pipelines::Pipeline;
+use clap::Parser;
+use harness::{
+    Oracle, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within, faces_up, mutations_caught,
+    stand_ins_at, without_faults,
+};
+use serde_json::{Value, json};
+
+/// A row of the table.
+struct Row {
+    name: &'static str,
+    told: Value,
+}
+
+/// Longest that one run of `causeway chaos` may take.
+const PATIENCE: Duration = Duration::from_mins(40);
+
+/// The long series of faults: about an hour.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How much of it: 0.1 is a tenth of every count
+    #[arg(long, default_value_t = 1.0)]
+    share: f64,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn times(&self, whole: u32) -> String {
+        format!("--count={}", (f64::from(whole) * self.share).ceil())
+    }
+}
+
+async fn chaos(tools: &Tools, home: &Path, arguments: &[&str]) -> Value {
+    let all: Vec<&str> = ["chaos"].iter().chain(arguments).chain(&["--json", "--settle=120"]).copied().collect();
+    Running::start(tools, home, &all).finish_within(PATIENCE).await.json()
+}
+
+/// Stages of nothing: the count. Faults meet, since none waits for the recovery from another.
+async fn many(tools: &Tools, args: &Args) -> Vec<Row> {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = stand_ins_at(home.path(), 120);
+    let up = Running::start_in(tools, home.path(), &["up", &file], &at_work(100_000_000));
+    up.about().await;
+    let mut rows = Vec::new();
+    let every = ["--every=0.2", "--overlap", "--seed=1"];
+    let sorts = [
+        ("SIGKILL of each stage, 200 times", "--faults=stage", 1000),
+        ("SIGKILL of nats-server", "--faults=server", 100),
+        ("SIGKILL of all stages", "--faults=all", 50),
+        ("SIGSTOP of each stage for 3 s", "--faults=pause", 50),
+        ("SIGSTOP of nats-server for 3 s", "--faults=pause-server", 10),
+    ];
+    for (name, sort, whole) in sorts {
+        let count = args.times(whole);
+        eprintln!("{name} …");
+        let told = chaos(tools, home.path(), &[&[&file, sort, count.as_str()], &every[..]].concat()).await;
+        rows.push(Row { name, told });
+    }
+    up.stop().await.ok();
+    rows
+}
+
+/// What a killed replica held has its outcomes: with another replica, and after a restart.
+async fn recoveries(tools: &Tools, args: &Args, warm: bool) -> Row {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = stand_ins_at(home.path(), 100);
+    let script = at_work(100_000_000);
+    let up = Running::start_in(tools, home.path(), &["up", &file], &script);
+    let about = up.about().await;
+    let nats = about["nats"].as_str().expect("an address");
+    let stages = ["preprocess", "extract", "classify", "cluster"];
+    let second = |stage: &&str| StageProcess::start(tools, &file, stage, nats, &script);
+    let _second: Vec<StageProcess> = if warm { stages.iter().map(second).collect() } else { Vec::new() };
+    let count = args.times(80);
+    eprintln!("recoveries{} …", if warm { " with a second replica" } else { "" });
+    let stages = stages.map(|stage| format!("--stage={stage}"));
+    let mut arguments = vec![&file, "--faults=stage", &count, "--every=2.5", "--seed=2"];
+    arguments.extend(stages.iter().map(String::as_str));
+    let told = chaos(tools, home.path(), &arguments).await;
+    up.stop().await.ok();
+    Row { name: if warm { "recovery with a second replica" } else { "recovery after a restart" }, told }
+}
+
+/// The real models, judged by the oracle too.
+async fn real(tools: &Tools, args: &Args) -> (Row, Vec<String>) {
+    let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let photos = copy_photos(tools, input.path(), (100.0 * args.share).ceil() as usize);
+    let oracle: Oracle = without_faults(tools, input.path(), photos).await;
+    let (pipeline, arguments): (Pipeline, _) = faces_up(input.path(), 6);
+    let up = Running::start(tools, home.path(), &arguments.each_ref().map(String::as_str));
+    let bus = up.bus(&pipeline.name).await;
+    let count = args.times(50);
+    eprintln!("the real models …");
+    let sorts = "--faults=stage,all,server,pause,pause-server";
+    let told = chaos(tools, home.path(), &[sorts, &count, "--every=1", "--seed=3"]).await;
+    drained_within(PATIENCE, &bus, &pipeline, photos).await;
+    let faults = oracle.faults(&bus, &pipeline).await;
+    up.stop().await.ok();
+    (Row { name: "all of these with the real models", told }, faults)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let stand_ins_of = StandIns::link(&Tools::find());
+    let tools = stand_ins_of.tools();
+    let mut rows = many(tools, &args).await;
+    rows.push(recoveries(tools, &args, false).await);
+    rows.push(recoveries(tools, &args, true).await);
+    let (real, faults) = real(&Tools::find(), &args).await;
+    rows.push(real);
+    let caught = mutations_caught().await;
+    let sum = |key: &str| rows.iter().filter_map(|row| row.told[key].as_u64()).sum::<u64>();
+    let worst = |key: &str| rows.iter().filter_map(|row| row.told[key].as_f64()).fold(0.0, f64::max);
+    if args.json {
+        let told = json!({
+            "kills": sum("kills"),
+            "missing": sum("missing"),
+            "doubled": sum("doubled"),
+            "worst_recovery_warm_s": worst("worst_recovery_warm_s"),
+            "worst_recovery_restart_s": worst("worst_recovery_restart_s"),
+            "oracle_mutations_caught": caught,
+        });
+        println!("{told}");
+    } else {
+        print(&rows, &faults, caught);
+    }
+    let recovered = rows.iter().flat_map(|row| row.told["faults"].as_object().expect("faults").values());
+    let never = recovered.filter_map(|fault| fault["not_recovered"].as_u64()).sum::<u64>();
+    let is_well = (sum("missing"), sum("doubled"), never, caught) == (0, 0, 0, 5) && faults.is_empty();
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(rows: &[Row], faults: &[String], caught: usize) {
+    println!("| what | faults | captured | missing | doubled | warm: median, worst | restart: median, worst |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for Row { name, told } in rows {
+        let of_each = told["faults"].as_object().expect("faults");
+        let times: u64 = of_each.values().filter_map(|fault| fault["times"].as_u64()).sum();
+        let count = |key: &str| told[key].as_u64().unwrap_or_default();
+        let (captured, missing, doubled) = (count("captured"), count("missing"), count("doubled"));
+        println!("| {name} | {times} | {captured} | {missing} | {doubled} | | |");
+        for (fault, said) in of_each {
+            let seconds = |key: &str| match (said[key]["median"].as_f64(), said[key]["worst"].as_f64()) {
+                (Some(median), Some(worst)) => format!("{median:.2}, {worst:.2} s"),
+                _ => String::new(),
+            };
+            println!("| · {fault} | {} | | | | {} | {} |", said["times"], seconds("warm_s"), seconds("restart_s"));
+        }
+    }
+    let oracle = if faults.is_empty() { "in order".into() } else { faults.join("; ") };
+    println!("\nthe oracle on the real models: {oracle}");
+    println!("sabotages of the contract that the oracle found: {caught} of 5");
+}
