@@ -2,7 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use causeway_pipelines::Pipeline;
-use causeway_stand_in::script::{BYTES, ITEMS, SLOW};
+use causeway_stand_in::script::{BYTES, CAMERA, ITEMS, SLOW};
 
 use crate::{Oracle, Running, Tools, drained_within, stand_in_pipeline, verdict, workspace};
 
@@ -20,10 +20,10 @@ pub fn stand_ins_at(home: &Path, rate: u32) -> String {
     file.to_str().expect("a path").to_owned()
 }
 
-/// So many messages, each of which takes every stage some time: there is something in hand to be killed at.
+/// A camera of so many messages, each of which takes every stage some time: there is something in hand to be killed at.
 pub fn at_work(items: u64) -> Vec<(&'static str, String)> {
     let slow = "preprocess=5,extract=5,classify=5,cluster=5";
-    vec![(ITEMS, items.to_string()), (BYTES, "500".into()), (SLOW, slow.into())]
+    vec![(ITEMS, items.to_string()), (BYTES, "500".into()), (CAMERA, "1".into()), (SLOW, slow.into())]
 }
 
 /// The real pipeline at `rate` photos a second, and the arguments that run it.

@@ -92,7 +92,7 @@ async fn recoveries(tools: &Tools, args: &Args, warm: bool) -> Row {
 /// The real models, judged by the oracle too.
 async fn real(tools: &Tools, args: &Args) -> (Row, Vec<String>) {
     let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    let photos = copy_photos(tools, input.path(), (100.0 * args.share).ceil() as usize);
+    let photos = copy_photos(tools, input.path(), (200.0 * args.share).ceil() as usize);
     let oracle: Oracle = without_faults(tools, input.path(), photos).await;
     let (pipeline, arguments): (Pipeline, _) = faces_up(input.path(), 6);
     let up = Running::start(tools, home.path(), &arguments.each_ref().map(String::as_str));

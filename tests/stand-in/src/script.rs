@@ -9,16 +9,19 @@ use causeway_schemas::Capture;
 pub const ITEMS: &str = "CAUSEWAY_STAND_IN_ITEMS";
 /// Bytes of each.
 pub const BYTES: &str = "CAUSEWAY_STAND_IN_BYTES";
+/// Whether it is a camera, which goes on with new messages when it is started again: 1; else a folder, which begins anew.
+pub const CAMERA: &str = "CAUSEWAY_STAND_IN_CAMERA";
 /// What goes wrong, and where: `preprocess/17=abort,cluster/4=hang`; the number is that of the captured message.
 pub const POISON: &str = "CAUSEWAY_STAND_IN_POISON";
 /// How long a message takes a stage, ms: `classify=5`.
 pub const SLOW: &str = "CAUSEWAY_STAND_IN_SLOW";
 
-/// How many messages the source gives, and how long the body of each is on its way to the last stage, bytes.
+/// What the source gives: how many messages, and how long the body of each is on its way to the last stage, bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Script {
     pub(crate) items: u64,
     pub(crate) bytes: usize,
+    pub(crate) is_camera: bool,
 }
 
 impl Script {
@@ -27,7 +30,8 @@ impl Script {
             let text = std::env::var(name).with_context(|| format!("cannot read ${name}"))?;
             text.parse().with_context(|| format!("cannot read ${name} = {text}: a whole number"))
         };
-        Ok(Self { items: number(ITEMS)?, bytes: usize::try_from(number(BYTES)?)? })
+        let is_camera = std::env::var(CAMERA).is_ok_and(|value| value == "1");
+        Ok(Self { items: number(ITEMS)?, bytes: usize::try_from(number(BYTES)?)?, is_camera })
     }
 }
 

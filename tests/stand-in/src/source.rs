@@ -10,6 +10,7 @@ use crate::script::Script;
 pub(crate) struct Capture {
     source: String,
     script: Script,
+    epoch: u64,
     given: u64,
     period: Option<Duration>,
     began: Instant,
@@ -22,7 +23,9 @@ impl Source for Capture {
 
     fn new(options: CaptureOptions, ctx: &Context) -> anyhow::Result<Self> {
         let period = options.rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
-        Ok(Self { source: ctx.source().into(), script: Script::read()?, given: 0, period, began: Instant::now() })
+        let script = Script::read()?;
+        let epoch = if script.is_camera { ctx.epoch() } else { 0 };
+        Ok(Self { source: ctx.source().into(), script, epoch, given: 0, period, began: Instant::now() })
     }
 
     fn next(&mut self) -> Option<Captured<Frame>> {
@@ -35,9 +38,10 @@ impl Source for Capture {
             let due = self.began + period * u32::try_from(sequence).unwrap_or(u32::MAX);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        let item = sequence.to_string();
+        let epoch = self.epoch;
+        let item = if epoch == 0 { sequence.to_string() } else { format!("{epoch}-{sequence}") };
         let id = Id::captured(&self.source, &item);
-        let capture = Where { source: self.source.clone(), item, epoch: 0, sequence, captured_at: now_ns() };
+        let capture = Where { source: self.source.clone(), item, epoch, sequence, captured_at: now_ns() };
         Some(Captured { id, message: Ok(Frame { capture, image: vec![0; self.script.bytes] }) })
     }
 }
