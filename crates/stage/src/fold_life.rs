@@ -174,12 +174,16 @@ impl<F: Fold> Writer<F> {
             self.catch_up().await?;
         }
         let env = Arc::clone(&self.env);
-        match tried::<F::Output>(&env, &mut self.quarantine, &held).await {
+        let (verdict, mark) = tried::<F::Output>(&env, &mut self.quarantine, &held).await;
+        match verdict {
+            // Marked until the writer has survived it too: the quarantine may have more memory, or another hour.
             Verdict::Outputs { .. } => self.handle(vec![held]).await?,
             verdict => {
+                let env = Arc::clone(&env);
                 self.finishing.spawn(async move { finish(&env, Done { held, verdict }).await });
             }
         }
+        mark.take_back(&env).await;
         Ok(())
     }
 

@@ -25,35 +25,50 @@ pub(crate) async fn guard<O: Message>(
 ) {
     let mut quarantine = Quarantine::new(&env);
     while let Some(held) = again.recv().await {
-        let verdict = tried::<O>(&env, &mut quarantine, &held).await;
+        let (verdict, mark) = tried::<O>(&env, &mut quarantine, &held).await;
+        mark.take_back(&env).await;
         let env = Arc::clone(&env);
         finishing.spawn(async move { finish(&env, Done { held, verdict }).await });
     }
 }
 
+/// The marks of an input that has its answer: to be taken back when nothing more is done that it could end the process by.
+pub(crate) struct Mark(Option<String>);
+
+impl Mark {
+    pub(crate) async fn take_back(self, env: &Env) {
+        if let Some(key) = self.0
+            && let Err(error) = env.bus.table_remove(names::ATTEMPTS, &key).await
+        {
+            tracing::debug!(%error, "mark not taken back");
+        }
+    }
+}
+
 /// Tries an input, again while it ends the quarantine and may be tried again.
-pub(crate) async fn tried<O: Message>(env: &Arc<Env>, quarantine: &mut Quarantine, held: &Arc<Held>) -> Verdict {
+pub(crate) async fn tried<O: Message>(
+    env: &Arc<Env>,
+    quarantine: &mut Quarantine,
+    held: &Arc<Held>,
+) -> (Verdict, Mark) {
     if let Err(error) = &held.meta {
-        return unreadable(error);
+        return (unreadable(error), Mark(None));
     }
     if let Err(error) = quarantine.ready().await {
-        return Verdict::Retry { why: format!("its quarantine does not start: {error:#}"), pause: RETRY_PAUSE };
+        let why = format!("its quarantine does not start: {error:#}");
+        return (Verdict::Retry { why, pause: RETRY_PAUSE }, Mark(None));
     }
     // By its place too: a message may be stored twice, and while one copy runs the other one is not to blame.
     let key = names::token(&format!("{} {} {}", env.spec.name, held.id(), held.delivery.sequence));
-    let verdict = match try_it::<O>(env, quarantine, held, &key).await {
-        Ok(Some(verdict)) => verdict,
+    match try_it::<O>(env, quarantine, held, &key).await {
+        Ok(Some(verdict)) => (verdict, Mark(Some(key))),
         // The marks stay: somebody else has to know them.
-        Ok(None) => return Verdict::Retry { why: "the stage stops".into(), pause: std::time::Duration::ZERO },
+        Ok(None) => (Verdict::Retry { why: "the stage stops".into(), pause: std::time::Duration::ZERO }, Mark(None)),
         Err(error) => {
             let why = format!("its quarantine or its marks are not to be had: {error:#}");
-            return Verdict::Retry { why, pause: RETRY_PAUSE };
+            (Verdict::Retry { why, pause: RETRY_PAUSE }, Mark(None))
         }
-    };
-    if let Err(error) = env.bus.table_remove(names::ATTEMPTS, &key).await {
-        tracing::debug!(%error, "mark not taken back");
     }
-    verdict
 }
 
 /// Its verdict, whose marks are to be taken back. `None`: the stage stops.

@@ -109,9 +109,9 @@ impl Quarantine {
         let answered = tokio::time::timeout(limit, inmate.answer()).await;
         let death = match answered {
             Ok(Ok((answered, bodies))) => {
-                let panicked = matches!(answered.answer, Ending::Panicked(_));
+                let ends = matches!(answered.answer, Ending::Panicked(_) | Ending::Stale);
                 let verdict = self.verdict::<O>(held, began, answered, &bodies);
-                if panicked {
+                if ends {
                     self.inmate = None;
                 }
                 return Ran::Answered(verdict);
@@ -157,6 +157,7 @@ impl Quarantine {
             }
             (Ending::Reject { reason, detail }, _) => Verdict::Reject { reason: reason.into(), detail },
             (Ending::Retry { why, pause }, _) => Verdict::Retry { why, pause },
+            (Ending::Stale, _) => again("its quarantine begins anew".into()),
             (Ending::Panicked(detail), _) => Verdict::Reject { reason: stage_life::PANICKED.into(), detail },
             (Ending::Unanswered | Ending::Messages(_) | Ending::Nothing { .. }, _) => stage_life::no_answer(),
         }

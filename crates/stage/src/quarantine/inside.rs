@@ -1,6 +1,8 @@
 //! The quarantine from within: a stage without a bus, which answers on stdout what it is told on stdin, one input at a time.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -23,10 +25,12 @@ use crate::{Answer, Args, Context, Failure, Fold, Stage};
 pub(crate) struct Inside<'a> {
     spec: &'a StageSpec,
     ctx: &'a Context,
-    told: io::StdinLock<'static>,
-    said: BufWriter<io::Stdout>,
+    told: Box<dyn Read + 'a>,
+    said: Box<dyn Write + 'a>,
     /// What a trial changed in a fold's state, until the changelog says the same.
     tried: Option<Vec<u8>>,
+    /// A fold's state has a change that the changelog has not.
+    is_stale: bool,
 }
 
 /// Runs the quarantine of a stage until its stdin ends.
@@ -46,15 +50,24 @@ pub(crate) fn main(
         }
     };
     let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads);
-    let inside =
-        Inside { spec: &spec, ctx: &ctx, told: io::stdin().lock(), said: BufWriter::new(io::stdout()), tried: None };
-    match life(inside) {
+    let lived = own_stdout().and_then(|stdout| {
+        let (told, said) = (Box::new(io::stdin().lock()), Box::new(BufWriter::new(stdout)));
+        life(Inside { spec: &spec, ctx: &ctx, told, said, tried: None, is_stale: false })
+    });
+    match lived {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "quarantine ended");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Stdout for the answers alone: what a library prints there goes to stderr.
+fn own_stdout() -> anyhow::Result<File> {
+    let own = io::stdout().as_fd().try_clone_to_owned().context("cannot keep stdout")?;
+    nix::unistd::dup2_stdout(io::stderr()).context("cannot part stdout from the answers")?;
+    Ok(own.into())
 }
 
 /// When the machine has no memory left, the kernel takes this process first.
@@ -117,14 +130,15 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
         match told {
             Given::Change(change) => match inside.tried.take() {
                 Some(tried) if tried == change => {}
-                // The state has a change that the changelog has not: another process begins anew.
-                Some(_) => return Ok(()),
+                Some(_) => inside.is_stale = true,
+                None if inside.is_stale => {}
                 None => fold.apply(&decode_body(&change, Codec::Bincode).map_err(|why| anyhow!("a change: {why}"))?),
             },
             Given::Input { id, kind, codec, body } => {
                 let input = decode::<F::Input>(kind.as_deref(), codec, &body);
-                if inside.tried.is_some() {
-                    return Ok(());
+                // What was tried was refused, or put off: another process begins anew, and no input is to blame.
+                if inside.is_stale || inside.tried.is_some() {
+                    return inside.say(&Said::Answer(Answered::stale()), &[]);
                 }
                 let mut tried = None;
                 let answer = try_it(input.map_err(|error| refused(&error)), |input| {
@@ -271,4 +285,126 @@ fn messages_of<O: Message>(messages: &[O]) -> (Ending, Vec<Vec<u8>>) {
         bodies.push(body);
     }
     (Ending::Messages(bodies.len()), bodies)
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_pipelines::ClusterOptions;
+    use causeway_schemas::{Assignment, Feature};
+
+    use super::*;
+
+    const PIPELINE: &str = r#"
+pipeline = "faces"
+[stage.capture]
+[stage.preprocess]
+from = "capture"
+model = "yunet"
+[stage.extract]
+from = "preprocess"
+model = "sface"
+[stage.cluster]
+from = "extract"
+"#;
+
+    /// Changes by the id alone.
+    struct Ids(Vec<Id>);
+
+    impl Fold for Ids {
+        const NAME: &'static str = "cluster";
+        type Options = ClusterOptions;
+        type Input = Feature;
+        type Output = Assignment;
+        type Change = Id;
+
+        fn new(_: ClusterOptions, _: &Context) -> anyhow::Result<Self> {
+            Ok(Self(Vec::new()))
+        }
+
+        fn decide(&self, id: Id, _: &Feature) -> Result<Id, Failure> {
+            Ok(id)
+        }
+
+        fn apply(&mut self, change: &Id) {
+            self.0.push(*change);
+        }
+
+        fn known(&self, id: Id) -> Option<Id> {
+            self.0.contains(&id).then_some(id)
+        }
+
+        fn output(&self, change: &Id) -> Assignment {
+            let Feature { capture, region, .. } = feature();
+            Assignment { capture, region, cluster: *change, score: 1.0, merged: Vec::new() }
+        }
+    }
+
+    fn feature() -> Feature {
+        let golden = include_bytes!("../../../../schemas/golden/feature.v1.bin");
+        decode_body(golden, Codec::Bincode).expect("the golden feature")
+    }
+
+    fn id(number: u64) -> Id {
+        Id::stored("test", number)
+    }
+
+    enum Frame {
+        Input(u64),
+        Change(u64),
+    }
+
+    /// What a fold's quarantine answers to each input.
+    fn answers(frames: &[Frame]) -> Vec<Ending> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("faces.toml");
+        std::fs::write(&file, PIPELINE).expect("it is written");
+        let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
+        let mut spec = pipeline.stage("cluster").expect("it is there").clone();
+        spec.quarantine_bytes = u64::MAX;
+        let ctx = Context::new(&spec, dir.path(), dir.path(), 1);
+        let mut told = Vec::new();
+        let mut put = |told_as: &Told, body: &[u8]| {
+            put_frame(&mut told, &written(told_as)).expect("memory");
+            put_frame(&mut told, body).expect("memory");
+        };
+        for frame in frames {
+            match frame {
+                Frame::Input(number) => {
+                    let kind = Some(Feature::kind());
+                    let content_type = Codec::Bincode.content_type().to_owned();
+                    put(&Told::Input { id: id(*number), kind, content_type }, &encode(&feature(), Codec::Bincode));
+                }
+                Frame::Change(number) => put(&Told::Change, &encode(&id(*number), Codec::Bincode)),
+            }
+        }
+        let mut said = Vec::new();
+        let (told, to) = (Box::new(&told[..]), Box::new(&mut said));
+        fold::<Ids>(Inside { spec: &spec, ctx: &ctx, told, said: to, tried: None, is_stale: false }).expect("it lives");
+        let (mut said, mut answers) = (&said[..], Vec::new());
+        while let Some(frame) = get_frame(&mut said).expect("frames") {
+            if let Ok(Said::Answer(answered)) = read::<Said>(&frame) {
+                if let Ending::Messages(count) = answered.answer {
+                    for _ in 0..count {
+                        get_frame(&mut said).expect("a frame").expect("a body");
+                    }
+                }
+                answers.push(answered.answer);
+            }
+        }
+        answers
+    }
+
+    #[test]
+    fn a_state_that_is_not_the_changelogs_blames_no_input() {
+        use Frame::{Change, Input};
+        let is_answered = |answer: &Ending| matches!(answer, Ending::Messages(1));
+        let in_step = answers(&[Change(1), Input(2), Change(2), Input(1), Input(3)]);
+        assert!(in_step.len() == 3 && in_step.iter().all(is_answered), "{in_step:?}");
+        // What was tried was refused then; the changelog went on with another.
+        for after in [vec![Input(3)], vec![Change(4), Change(5), Input(3)]] {
+            let frames: Vec<Frame> = [Input(2)].into_iter().chain(after).collect();
+            let answers = answers(&frames);
+            assert!(is_answered(&answers[0]) && matches!(answers[1], Ending::Stale), "{answers:?}");
+        }
+    }
 }

@@ -51,6 +51,12 @@ pub(super) struct Answered {
     pub(super) runs: Vec<(String, String, Duration, Duration)>,
 }
 
+impl Answered {
+    pub(super) fn stale() -> Self {
+        Self { capture: None, answer: Ending::Stale, took: Duration::ZERO, runs: Vec::new() }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Ending {
     /// So many outputs, each the next frame.
@@ -72,6 +78,8 @@ pub(super) enum Ending {
     Unanswered,
     /// It panicked; this process ends.
     Panicked(String),
+    /// Not tried: the state of this fold is not what the changelog says, and this process ends.
+    Stale,
 }
 
 /// A frame's bytes.
