@@ -3,7 +3,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use causeway_bus::{Bus, Credentials};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use crate::Tools;
 
@@ -16,7 +18,14 @@ pub(crate) const HOME_MARK: &str = "CAUSEWAY_TEST_HOME";
 /// A `causeway` that is running. Dropped, it is killed, and its children with it.
 pub struct Running {
     child: Child,
+    said: Said,
     home: PathBuf,
+}
+
+/// What a process says, read as it says it: a pipe that nobody reads fills up, and whoever writes to it stands still.
+struct Said {
+    stdout: JoinHandle<String>,
+    stderr: JoinHandle<String>,
 }
 
 /// A `causeway` that has ended.
@@ -60,7 +69,7 @@ impl Running {
         let mut command = Command::new(tools.program("causeway"));
         command.args(arguments).arg("--home").arg(home).env(HOME_MARK, home).current_dir(crate::workspace());
         command.stdin(stdin);
-        Self { child: spawn(tools, command), home: home.to_owned() }
+        Self::spawned(tools, command, home)
     }
 
     /// The same with further variables.
@@ -68,7 +77,13 @@ impl Running {
         let mut command = Command::new(tools.program("causeway"));
         command.args(arguments).arg("--home").arg(home).env(HOME_MARK, home).current_dir(crate::workspace());
         command.stdin(Stdio::null()).envs(env.iter().cloned());
-        Self { child: spawn(tools, command), home: home.to_owned() }
+        Self::spawned(tools, command, home)
+    }
+
+    fn spawned(tools: &Tools, command: Command, home: &Path) -> Self {
+        let mut child = spawn(tools, command);
+        let said = Said::of(&mut child);
+        Self { child, said, home: home.to_owned() }
     }
 
     /// Runs it to its end.
@@ -80,9 +95,9 @@ impl Running {
     ///
     /// # Panics
     /// When it does not end in time.
-    pub async fn finish_within(mut self, patience: Duration) -> Finished {
-        let child = std::mem::replace(&mut self.child, placeholder());
-        tokio::time::timeout(patience, output(child)).await.expect("causeway ends in time")
+    pub async fn finish_within(self, patience: Duration) -> Finished {
+        let finished = finished(self.child, self.said);
+        tokio::time::timeout(patience, finished).await.expect("causeway ends in time")
     }
 
     /// Asks it to stop and waits until it has.
@@ -154,17 +169,28 @@ fn spawn(tools: &Tools, mut command: Command) -> Child {
     command.spawn().expect("causeway can be run")
 }
 
-fn placeholder() -> Child {
-    Command::new("true").kill_on_drop(true).spawn().expect("`true` can be run")
+pub(crate) async fn output(mut child: Child) -> Finished {
+    let said = Said::of(&mut child);
+    finished(child, said).await
 }
 
-pub(crate) async fn output(child: Child) -> Finished {
-    let output = child.wait_with_output().await.expect("its output is read");
-    Finished {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+async fn finished(mut child: Child, said: Said) -> Finished {
+    let status = child.wait().await.expect("it can be waited for");
+    let text = async |read: JoinHandle<String>| read.await.expect("its output is read");
+    Finished { code: status.code(), stdout: text(said.stdout).await, stderr: text(said.stderr).await }
+}
+
+impl Said {
+    fn of(child: &mut Child) -> Self {
+        let (stdout, stderr) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
+        Self { stdout: tokio::spawn(whole(stdout)), stderr: tokio::spawn(whole(stderr)) }
     }
+}
+
+async fn whole(mut from: impl AsyncRead + Unpin) -> String {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).await.expect("its output is read");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Asks again and again, without a fixed sleep in the test's own logic, until there is an answer.

@@ -40,7 +40,11 @@ impl Args {
 
 async fn chaos(tools: &Tools, home: &Path, arguments: &[&str]) -> Value {
     let all: Vec<&str> = ["chaos"].iter().chain(arguments).chain(&["--json", "--settle=120"]).copied().collect();
-    Running::start(tools, home, &all).finish_within(PATIENCE).await.json()
+    let finished = Running::start(tools, home, &all).finish_within(PATIENCE).await;
+    // A line each, as the last one may say why it went no further.
+    let end: Vec<&str> = finished.stderr.lines().rev().take(3).collect();
+    assert!(!finished.stdout.is_empty(), "{end:?}");
+    finished.json()
 }
 
 /// Stages of nothing: the count. Faults meet, since none waits for the recovery from another.

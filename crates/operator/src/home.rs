@@ -44,10 +44,15 @@ impl Process {
     }
 }
 
-/// When a process started; its name may hold anything, so fields are counted behind the last `)`.
+/// When a process started; its name may hold anything, so fields are counted behind the last `)`. One that has ended and that
+/// nobody has asked for yet (`Z`) is none.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 /// Held while `up` runs: a second one on the same folder is refused.
