@@ -1,5 +1,7 @@
 //! One writer: a standby takes over, and a writer that slept is refused by the server, not by luck.
 
+use std::path::PathBuf;
+
 use causeway_bus::names;
 use causeway_schemas::Codec;
 use futures::StreamExt as _;
@@ -109,4 +111,84 @@ async fn a_long_batch_of_changes_is_appended_in_order() {
         number += 1;
     }
     assert_eq!(number, 5000);
+}
+
+/// A pipeline that ran to its end and was stopped; its home.
+async fn ended(tools: &Tools, input: &std::path::Path) -> tempfile::TempDir {
+    let home = tempfile::tempdir().expect("a folder");
+    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path"), "--until-drained"];
+    Running::start(tools, home.path(), &arguments).finish().await.ok();
+    home
+}
+
+/// The next `up` stops and says why, in one line, and what to do.
+async fn assert_stops(tools: &Tools, input: &std::path::Path, home: &std::path::Path, why: &str) {
+    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path"), "--until-drained"];
+    let stopped = Running::start(tools, home, &arguments).finish().await;
+    assert_eq!(stopped.code, Some(1), "{stopped:?}");
+    let said = stopped.stderr.lines().find(|line| line.contains("cannot restore [stage.cluster]"));
+    let said = said.unwrap_or_else(|| panic!("{stopped:?}"));
+    assert!(said.contains(why) && said.contains("causeway up --again"), "no `{why}`: {said}");
+    // As it says.
+    let again = Running::start(tools, home, &[&arguments[..], &["--again"]].concat()).finish().await.ok();
+    assert!(!again.stderr.contains("cannot restore"), "{again:?}");
+}
+
+/// Changes the file of the changelog that has its newest entry, as a failing disk may.
+fn damage(home: &std::path::Path, damage: impl Fn(&mut Vec<u8>)) {
+    let messages = home.join("edge/store/jetstream/$G/streams/faces_cluster_log/msgs");
+    let files = std::fs::read_dir(&messages).expect("a folder").map(|file| file.expect("a file").path());
+    let blocks = files.filter(|file| file.extension().is_some_and(|extension| extension == "blk"));
+    let number = |file: &PathBuf| file.file_stem()?.to_str()?.parse::<u64>().ok();
+    let newest = blocks.max_by_key(number).expect("a block");
+    let mut block = std::fs::read(&newest).expect("a block");
+    damage(&mut block);
+    std::fs::write(&newest, block).expect("it is written");
+    // What the server wrote down of it would hide the damage until it is read.
+    let _ = std::fs::remove_file(messages.join("index.db"));
+}
+
+#[tokio::test]
+async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    copy_photos(&tools, input.path(), 1);
+    let home = ended(&tools, input.path()).await;
+    // A bit of the last entry: the server finds that its checksum is wrong, and forgets it without a word.
+    damage(home.path(), |block| {
+        let at = block.len() - 40;
+        block[at] ^= 1;
+    });
+    assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
+    // A write that did not come to its end.
+    damage(home.path(), |block| block.truncate(block.len() - 100));
+    assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
+}
+
+#[tokio::test]
+async fn a_changelog_with_a_hole_is_told_and_not_gone_on_from() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    copy_photos(&tools, input.path(), 1);
+    let home = ended(&tools, input.path()).await;
+    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let change = async |change: &dyn Fn(causeway_bus::Bus) -> futures::future::BoxFuture<'static, ()>| {
+        let stored = harness::Stored::open(home.path(), &pipeline).await;
+        change(stored.bus.clone()).await;
+        stored.close().await;
+    };
+    change(&|bus| {
+        Box::pin(async move { bus.delete_message("faces_cluster_log", 3).await.map(drop).expect("it is removed") })
+    })
+    .await;
+    assert_stops(&tools, input.path(), home.path(), "changes 3 to 3 of faces_cluster_log are missing").await;
+
+    change(&|bus| {
+        Box::pin(async move {
+            let state = bus.stream_state("faces_cluster_log").await.expect("a state").expect("a changelog");
+            bus.append("cluster", state.last_sequence, vec!["no change of ours".into()]).await.map(drop).expect("room");
+        })
+    })
+    .await;
+    assert_stops(&tools, input.path(), home.path(), "does not read").await;
 }

@@ -31,12 +31,27 @@ const PINNED_HELD: usize = 64;
 /// After this long without an append another writer may have been at work: the changelog is looked at first.
 const FRESH: Duration = Duration::from_millis(200);
 
+/// How many of the newest outcomes are held against the changelog at the start.
+const ANSWERS: u64 = 1000;
+
+/// The changelog is not what it was: a state made of it would give other clusters, ids and merges than the outcomes tell.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot restore [stage.{stage}]: {what}; the broker lost it, or somebody removed it. Bring {stream} back from a backup, or run \
+     everything anew: `causeway up --again`"
+)]
+struct Damaged {
+    stage: String,
+    stream: String,
+    what: String,
+}
+
 /// One writer: restores its state from the changelog, then appends each batch of changes before it acks their inputs. Every
 /// append names the sequence before it, so that a second writer, or one that slept, is refused by the server.
 async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     let mut writer = Writer::<F>::start(&env).await?;
     env.load_tables().await?;
-    writer.catch_up().await?;
+    writer.restore().await?;
     let holding = Holding::new(&env);
     let [from] = &env.spec.from[..] else {
         anyhow::bail!("a fold takes from one stage; [stage.{}] takes from {}", env.spec.name, env.spec.from.len());
@@ -128,6 +143,58 @@ impl<F: Fold> Writer<F> {
         })
     }
 
+    /// The state that the changelog says, if it is whole.
+    async fn restore(&mut self) -> anyhow::Result<()> {
+        // Before the changelog: a change is there before its outcome.
+        let answered = self.answered().await?;
+        self.catch_up().await?;
+        let unknown = self.state.run(move |fold| {
+            let unknown = answered.into_iter().filter(|&id| fold.known(id).is_none());
+            unknown.collect::<Vec<Id>>()
+        });
+        let unknown = unknown.await?;
+        match &unknown[..] {
+            [] => Ok(()),
+            [first, ..] => Err(self.damaged(format!(
+                "its outcomes tell of {} that it knows nothing of, {first} the first; the changelog ends at {}",
+                unknown.len(),
+                self.last
+            ))),
+        }
+    }
+
+    /// The inputs of the newest outcomes, where the output is an outcome; asked for until the broker answers.
+    async fn answered(&self) -> anyhow::Result<Vec<Id>> {
+        let Env { pipeline, spec, .. } = &*self.env;
+        if !pipeline.is_final(&spec.name) {
+            return Ok(Vec::new());
+        }
+        loop {
+            match self.newest_answers(&names::stream(&pipeline.name, &spec.name)).await {
+                Ok(answered) => return Ok(answered),
+                Err(error) => tracing::warn!(%error, "outcomes not read; trying again"),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn newest_answers(&self, stream: &str) -> Result<Vec<Id>, BusError> {
+        let last = self.env.bus.stream_state(stream).await?.map_or(0, |state| state.last_sequence);
+        let mut records = self.env.bus.scan(stream, last.saturating_sub(ANSWERS - 1).max(1), true).await?;
+        let mut answered = Vec::new();
+        while let Some(record) = records.next().await {
+            // What a stranger put there has no parent.
+            answered.extend(record?.headers.meta().ok().and_then(|meta| meta.parent));
+        }
+        Ok(answered)
+    }
+
+    fn damaged(&self, what: String) -> anyhow::Error {
+        let Env { pipeline, spec, .. } = &*self.env;
+        let stream = names::changelog(&pipeline.name, &spec.name);
+        anyhow::Error::new(Damaged { stage: spec.name.clone(), stream, what }).context(Unfit)
+    }
+
     /// Applies what the changelog has beyond what the state knows, however long the broker is away.
     async fn catch_up(&mut self) -> anyhow::Result<()> {
         while let Err(error) = self.read_changelog().await {
@@ -146,19 +213,27 @@ impl<F: Fold> Writer<F> {
         let before = before.with_context(|| format!("cannot find the changelog {stream}; run `causeway apply`"))?;
         let mut records = self.env.bus.scan(&stream, self.last + 1, false).await?;
         let mut count = 0_u64;
+        // One that was emptied begins where it ended.
+        let mut next = before.first_sequence.max(self.last + 1);
         while let Some(record) = records.next().await {
             let record = record?;
+            if record.sequence > next {
+                return Err(self.damaged(format!("changes {next} to {} of {stream} are missing", record.sequence - 1)));
+            }
+            next = record.sequence + 1;
             if record.headers.kind() != Some(CHANGE) {
                 tracing::warn!(stream, sequence = record.sequence, "not a change of ours; passed over");
                 continue;
             }
-            let change: F::Change = decode_body(&record.body, Codec::Bincode).map_err(|why| {
-                anyhow!("cannot restore [stage.{}]: change {} of {stream}: {why}", self.env.spec.name, record.sequence)
-            })?;
+            let change: F::Change = decode_body(&record.body, Codec::Bincode)
+                .map_err(|why| self.damaged(format!("change {} of {stream} does not read: {why}", record.sequence)))?;
             self.state.run(move |fold| fold.apply(&change)).await?;
             self.quarantine.change(record.sequence, &record.body).await;
             self.last = record.sequence;
             count += 1;
+        }
+        if next <= before.last_sequence && before.messages > 0 {
+            return Err(self.damaged(format!("changes {next} to {} of {stream} are missing", before.last_sequence)));
         }
         // A changelog that was emptied goes on from its old number.
         self.last = self.last.max(before.last_sequence);
