@@ -123,19 +123,20 @@ async fn ended(tools: &Tools, input: &std::path::Path) -> tempfile::TempDir {
 
 /// The next `up` stops and says why, in one line, and what to do.
 async fn assert_stops(tools: &Tools, input: &std::path::Path, home: &std::path::Path, why: &str) {
-    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path"), "--until-drained"];
+    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path")];
     let stopped = Running::start(tools, home, &arguments).finish().await;
     assert_eq!(stopped.code, Some(1), "{stopped:?}");
     let said = stopped.stderr.lines().find(|line| line.contains("cannot restore [stage.cluster]"));
     let said = said.unwrap_or_else(|| panic!("{stopped:?}"));
     assert!(said.contains(why) && said.contains("causeway up --again"), "no `{why}`: {said}");
     // As it says.
-    let again = Running::start(tools, home, &[&arguments[..], &["--again"]].concat()).finish().await.ok();
+    let again =
+        Running::start(tools, home, &[&arguments[..], &["--again", "--until-drained"]].concat()).finish().await.ok();
     assert!(!again.stderr.contains("cannot restore"), "{again:?}");
 }
 
-/// Changes the file of the changelog that has its newest entry, as a failing disk may.
-fn damage(home: &std::path::Path, damage: impl Fn(&mut Vec<u8>)) {
+/// Changes the file of the changelog that has its newest entry, as a failing disk may. Gives its folder.
+fn damage(home: &std::path::Path, damage: impl Fn(&mut Vec<u8>)) -> PathBuf {
     let messages = home.join("edge/store/jetstream/$G/streams/faces_cluster_log/msgs");
     let files = std::fs::read_dir(&messages).expect("a folder").map(|file| file.expect("a file").path());
     let blocks = files.filter(|file| file.extension().is_some_and(|extension| extension == "blk"));
@@ -144,8 +145,7 @@ fn damage(home: &std::path::Path, damage: impl Fn(&mut Vec<u8>)) {
     let mut block = std::fs::read(&newest).expect("a block");
     damage(&mut block);
     std::fs::write(&newest, block).expect("it is written");
-    // What the server wrote down of it would hide the damage until it is read.
-    let _ = std::fs::remove_file(messages.join("index.db"));
+    messages
 }
 
 #[tokio::test]
@@ -154,14 +154,20 @@ async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
     let input = tempfile::tempdir().expect("a folder");
     copy_photos(&tools, input.path(), 1);
     let home = ended(&tools, input.path()).await;
-    // A bit of the last entry: the server finds that its checksum is wrong, and forgets it without a word.
-    damage(home.path(), |block| {
+    let flip = |block: &mut Vec<u8>| {
         let at = block.len() - 40;
         block[at] ^= 1;
-    });
+    };
+    // The server counts the entry by what it wrote down when it ended, and does not give it, without a word.
+    damage(home.path(), flip);
+    assert_stops(&tools, input.path(), home.path(), "of faces_cluster_log is missing").await;
+    // Where it has to read its files it finds that the checksum is wrong, and forgets that there was an entry.
+    let messages = damage(home.path(), flip);
+    std::fs::remove_file(messages.join("index.db")).expect("it is removed");
     assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
     // A write that did not come to its end.
-    damage(home.path(), |block| block.truncate(block.len() - 100));
+    let messages = damage(home.path(), |block| block.truncate(block.len() - 100));
+    std::fs::remove_file(messages.join("index.db")).expect("it is removed");
     assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
 }
 

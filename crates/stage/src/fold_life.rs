@@ -34,6 +34,9 @@ const FRESH: Duration = Duration::from_millis(200);
 /// How many of the newest outcomes are held against the changelog at the start.
 const ANSWERS: u64 = 1000;
 
+/// A broker that says nothing for this long while it is read has something that it cannot read.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// The changelog is not what it was: a state made of it would give other clusters, ids and merges than the outcomes tell.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -215,8 +218,19 @@ impl<F: Fold> Writer<F> {
         let mut count = 0_u64;
         // One that was emptied begins where it ended.
         let mut next = before.first_sequence.max(self.last + 1);
-        while let Some(record) = records.next().await {
-            let record = record?;
+        loop {
+            let record = match tokio::time::timeout(SILENCE, records.next()).await {
+                Ok(None) => break,
+                Ok(Some(record)) => record?,
+                // The broker says nothing, neither of a message that it cannot read: it is asked for that one.
+                Err(_) => match self.env.bus.message_at(&stream, next).await? {
+                    Some(record) => {
+                        records = self.env.bus.scan(&stream, next + 1, false).await?;
+                        record
+                    }
+                    None => return Err(self.damaged(format!("change {next} of {stream} is missing"))),
+                },
+            };
             if record.sequence > next {
                 return Err(self.damaged(format!("changes {next} to {} of {stream} are missing", record.sequence - 1)));
             }
