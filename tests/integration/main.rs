@@ -8,6 +8,7 @@ mod chaos;
 mod connect;
 mod containers;
 mod demo;
+mod disk;
 mod editor;
 mod fold;
 mod house;

@@ -54,7 +54,20 @@ pub enum ServerError {
 pub struct Server {
     child: Child,
     port: u16,
+    log: Log,
 }
+
+/// What a server says, from where it was last looked at.
+struct Log {
+    path: PathBuf,
+    read: u64,
+}
+
+/// A line that has this says that a stream could not be written. The server does not try again, however much room there is later:
+/// every publish to it goes unanswered until the server is started anew (nats-server 2.15.1).
+const CANNOT_WRITE: &str = "Critical write error: ";
+/// Most of a log that is read at once, bytes.
+const MAX_LOG: u64 = 1 << 20;
 
 impl Server {
     /// Starts a server named `site` with its store, configuration and log under `dir`. `port` is the one of the server that
@@ -74,6 +87,7 @@ impl Server {
         let config = dir.join("nats-server.conf");
         std::fs::write(&config, configuration(site, dir, port)).map_err(write(&config))?;
         let log = dir.join("nats-server.log");
+        let read = std::fs::metadata(&log).map_or(0, |log| log.len());
         let mut command = Command::new(&program);
         command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Ctrl-C goes to the whole group of a terminal; the server is stopped by us, after the stages.
@@ -81,7 +95,7 @@ impl Server {
         die_with_parent(command.as_std_mut());
         let mut child = command.spawn().map_err(|source| ServerError::Run { program, source })?;
         let port = wait_until_listening(&mut child, &ports, &log).await?;
-        Ok(Self { child, port })
+        Ok(Self { child, port, log: Log { path: log, read } })
     }
 
     /// Where clients connect to.
@@ -97,6 +111,21 @@ impl Server {
     /// Its process id, while it lives.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Why it could not write to its store since it was last asked, if it could not: it will not by itself, and has to be started
+    /// anew.
+    pub fn write_error(&mut self) -> Option<String> {
+        let said = self.log.next().unwrap_or_default();
+        let error = said.lines().find_map(|line| line.split_once(CANNOT_WRITE))?.1;
+        Some(error.rsplit_once(": ").map_or(error, |(_, why)| why).to_owned())
+    }
+
+    /// Asks it to end, and does not wait.
+    pub fn terminate(&self) {
+        if let Some(pid) = self.child.id() {
+            terminate(pid);
+        }
     }
 
     /// Waits until it ends of its own accord.
@@ -115,6 +144,24 @@ impl Server {
         if tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
+    }
+}
+
+impl Log {
+    /// What was added to it.
+    fn next(&mut self) -> std::io::Result<String> {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let mut file = std::fs::File::open(&self.path)?;
+        let length = file.metadata()?.len();
+        // It was begun anew.
+        if length < self.read {
+            self.read = 0;
+        }
+        file.seek(SeekFrom::Start(self.read))?;
+        let mut said = Vec::new();
+        file.take(MAX_LOG).read_to_end(&mut said)?;
+        self.read += said.len() as u64;
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 }
 

@@ -1,8 +1,9 @@
 //! `causeway up`: the stages of a pipeline, watched until they are drained or told to stop.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,10 @@ use crate::supervisor::{Event, Run, Supervisor};
 
 /// How often the links are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// How often it is looked whether the server can write.
+const DISK_EVERY: Duration = Duration::from_secs(1);
+/// Room that a disk has to have before a server that could not write is started anew, bytes.
+const ROOM: usize = 4 << 20;
 /// Pause before a server that died is started again, and how often in a row.
 const SERVER_RESTART: (Duration, u32) = (Duration::from_millis(200), 20);
 
@@ -137,6 +142,9 @@ async fn watch(
     let (all_sources, mut failed) = (sources.len(), Vec::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut disk = tokio::time::interval(DISK_EVERY);
+    disk.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut cannot_write = false;
     let stop = stop_signal()?;
     tokio::pin!(stop);
     loop {
@@ -168,6 +176,18 @@ async fn watch(
               }
             }
             why = server_ended(session.server.as_mut()) => restart_server(session, supervisor, &why, progress).await?,
+            _ = disk.tick() => {
+                if let Some(why) = session.server.as_mut().and_then(Server::write_error) && !std::mem::replace(&mut cannot_write, true) {
+                    progress.say(&format!("nats-server cannot write: {why}; what is not stored waits in its stage"));
+                }
+                if cannot_write && has_room(&site(session)) {
+                    progress.say("there is room to write again; nats-server does not try by itself and is started anew");
+                    cannot_write = false;
+                    if let Some(server) = &session.server {
+                        server.terminate();
+                    }
+                }
+            }
             _ = look.tick() => {
                 // A look at a server that died would wait for its answer: the server comes first.
                 let looked = tokio::select! {
@@ -194,6 +214,17 @@ async fn watch(
             }
         }
     }
+}
+
+/// Where the server keeps its store.
+fn site(session: &Session) -> PathBuf {
+    session.home.site(session.pipeline.sites.first().map_or("edge", String::as_str))
+}
+
+/// Whether something can be written to a folder.
+fn has_room(dir: &Path) -> bool {
+    let file = tempfile::tempfile_in(dir);
+    file.and_then(|mut file| file.write_all(&vec![0; ROOM])).is_ok()
 }
 
 async fn server_ended(server: Option<&mut Server>) -> String {

@@ -68,6 +68,8 @@ pub(crate) struct Env {
 
 /// First and longest pause before a publish that failed is tried again.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long a publish may go unanswered until the stage says so; the next attempt may take as long.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// Pause before an input that could not be handled now comes again.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long a table may take to be loaded for the first time.
@@ -256,7 +258,7 @@ impl Env {
     }
 
     async fn stored(&self, outgoing: &Outgoing) -> Stored {
-        let mut pause = STORE_PAUSE.0;
+        let (began, mut pause) = (Instant::now(), STORE_PAUSE.0);
         loop {
             let published = self.bus.publish(outgoing).await;
             if let Some(stored) = protocol::stored(&published) {
@@ -264,12 +266,20 @@ impl Env {
             }
             match published {
                 Ok(_) => {}
-                Err(PublishError::Full { subject }) => self.status.blocked(&(link_of(&subject) + IS_FULL)),
+                Err(PublishError::Full { subject }) => self.status.blocked(&(link_of(&subject) + IS_FULL), pause),
                 Err(PublishError::NoStream { subject }) => {
                     let why = format!("no stream takes {}; run `causeway apply`", link_of(&subject));
-                    self.status.blocked(&why);
+                    self.status.blocked(&why, pause);
                 }
-                Err(error) => tracing::debug!(error = %error, "not stored; trying again"),
+                Err(error) => {
+                    tracing::debug!(error = %error, "not stored; trying again");
+                    // A broker that is just coming back is no news; one that takes messages and does not store them is.
+                    if began.elapsed() > UNANSWERED {
+                        let why =
+                            link_of(&outgoing.subject) + " is not stored: the broker does not answer, or cannot write";
+                        self.status.blocked(&why, pause + UNANSWERED);
+                    }
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(STORE_PAUSE.1);

@@ -320,14 +320,14 @@ impl Status {
         self.ready.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
     }
 
-    /// It cannot store what it has: said once, until it can again.
-    pub(crate) fn blocked(&self, why: &str) {
+    /// It cannot store what it has, and tries again after `pause`: said once, until it can.
+    pub(crate) fn blocked(&self, why: &str, pause: Duration) {
         let mut blocked = self.blocked.lock().expect("no holder of the state panics");
         if blocked.as_ref().is_none_or(|(known, _)| known != why) {
             tracing::warn!(why, "waiting");
             self.blocked_gauge.set(1);
         }
-        *blocked = Some((why.to_owned(), Instant::now()));
+        *blocked = Some((why.to_owned(), Instant::now() + pause + UNBLOCKED_AFTER));
     }
 
     /// An input cannot be handled yet and comes again after `pause`.
@@ -344,7 +344,7 @@ impl Status {
     /// Called now and then: takes back what `blocked` said once it is over.
     pub(crate) fn settle(&self) {
         let mut blocked = self.blocked.lock().expect("no holder of the state panics");
-        if let Some((why, _)) = blocked.take_if(|(_, last)| last.elapsed() > UNBLOCKED_AFTER) {
+        if let Some((why, _)) = blocked.take_if(|(_, until)| *until < Instant::now()) {
             tracing::info!(why, "going on");
             self.blocked_gauge.set(0);
         }
