@@ -40,7 +40,7 @@ test-long *ARGS: build
     then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::/)' "$@"; \
     else cargo test --locked --workspace "$@" -- --ignored --skip containers::; fi
 
-# The long series of faults with its table, docs/guarantees.md: an hour. --json for machines, --share 0.1 for a tenth of it.
+# The long series of faults with its table (docs/guarantees.md): an hour. --share 0.1 for a tenth, --part for some, --json for machines.
 [no-exit-message]
 chaos *ARGS: build
     @target/debug/causeway-series "$@"

@@ -3,6 +3,7 @@
 mod camera;
 mod collector;
 mod faults;
+mod flood;
 mod oracle;
 mod prometheus;
 mod running;
@@ -19,6 +20,7 @@ mod work;
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use collector::{Collector, Span};
 pub use faults::{at_work, faces_up, stand_ins_at, without_faults};
+pub use flood::{Flood, flood};
 pub use oracle::Oracle;
 pub use prometheus::{Prometheus, debian_program, free_port, http_get, may_skip};
 pub use running::{Finished, Running, causeway, eventually, kill, signal, within};

@@ -246,3 +246,11 @@ async fn assert_dlq_lists(tools: &Tools, site: &Site, letters: &[(Meta, DeadLett
         assert!(std::fs::read(&body).expect("a body") == letter.body, "{subject}: its body is the original's");
     }
 }
+
+/// Thousands of messages that nobody can read, and of pictures that are none.
+#[tokio::test]
+#[ignore = "some minutes"]
+async fn a_flood_of_broken_messages_is_set_aside_and_ends_nobody() {
+    let flood = harness::flood(&Tools::find(), 2000, 400, 5).await;
+    assert_eq!((flood.letters, flood.crashed), (flood.expected, 0), "{flood:?}");
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 use causeway_pipelines::Pipeline;
 use clap::Parser;
 use harness::{
-    Oracle, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within, faces_up, mutations_caught,
-    stand_ins_at, without_faults,
+    Flood, Oracle, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within, faces_up, flood,
+    mutations_caught, stand_ins_at, without_faults,
 };
 use serde_json::{Value, json};
 
@@ -27,9 +27,26 @@ struct Args {
     /// How much of it: 0.1 is a tenth of every count
     #[arg(long, default_value_t = 1.0)]
     share: f64,
+    /// These parts alone
+    #[arg(long, value_enum, value_delimiter = ',')]
+    part: Vec<Part>,
     /// Print one JSON object and nothing else
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// How long it takes until what a killed replica held has its outcomes
+    Recoveries,
+    /// Over a thousand faults that meet, on stages of nothing
+    Kills,
+    /// All sorts of faults with the real models
+    Models,
+    /// Broken messages and pictures among good ones
+    Flood,
+    /// Whether the oracle can fail
+    Oracle,
 }
 
 impl Args {
@@ -111,56 +128,110 @@ async fn real(tools: &Tools, args: &Args) -> (Row, Vec<String>) {
     (Row { name: "all of these with the real models", told }, faults)
 }
 
+/// What the series found.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Row>,
+    /// What the oracle says of the real models.
+    faults: Vec<String>,
+    /// How many of the five sabotages it finds.
+    caught: Option<usize>,
+    flood: Option<Flood>,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
     let stand_ins_of = StandIns::link(&Tools::find());
     let tools = stand_ins_of.tools();
-    let mut rows = many(tools, &args).await;
-    rows.push(recoveries(tools, &args, false).await);
-    rows.push(recoveries(tools, &args, true).await);
-    let (real, faults) = real(&Tools::find(), &args).await;
-    rows.push(real);
-    let caught = mutations_caught().await;
-    let sum = |key: &str| rows.iter().filter_map(|row| row.told[key].as_u64()).sum::<u64>();
-    let worst = |key: &str| rows.iter().filter_map(|row| row.told[key].as_f64()).fold(0.0, f64::max);
-    if args.json {
-        let told = json!({
-            "kills": sum("kills"),
-            "missing": sum("missing"),
-            "doubled": sum("doubled"),
-            "worst_recovery_warm_s": worst("worst_recovery_warm_s"),
-            "worst_recovery_restart_s": worst("worst_recovery_restart_s"),
-            "oracle_mutations_caught": caught,
-        });
-        println!("{told}");
-    } else {
-        print(&rows, &faults, caught);
+    let is_asked = |part: Part| args.part.is_empty() || args.part.contains(&part);
+    let mut found = Found::default();
+    if is_asked(Part::Recoveries) {
+        found.rows.push(recoveries(tools, &args, false).await);
+        found.rows.push(recoveries(tools, &args, true).await);
     }
-    let recovered = rows.iter().flat_map(|row| row.told["faults"].as_object().expect("faults").values());
-    let never = recovered.filter_map(|fault| fault["not_recovered"].as_u64()).sum::<u64>();
-    let is_well = (sum("missing"), sum("doubled"), never, caught) == (0, 0, 0, 5) && faults.is_empty();
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_asked(Part::Kills) {
+        found.rows.extend(many(tools, &args).await);
+    }
+    if is_asked(Part::Models) {
+        let (row, faults) = real(&Tools::find(), &args).await;
+        found.rows.push(row);
+        found.faults = faults;
+    }
+    if is_asked(Part::Flood) {
+        eprintln!("broken messages …");
+        let share = |whole: f64| (whole * args.share).ceil() as usize;
+        found.flood = Some(flood(&Tools::find(), share(10_000.0), share(2000.0), 5).await);
+    }
+    if is_asked(Part::Oracle) {
+        eprintln!("sabotages …");
+        found.caught = Some(mutations_caught().await);
+    }
+    if args.json {
+        println!("{}", found.to_json());
+    } else {
+        found.print();
+    }
+    if found.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn print(rows: &[Row], faults: &[String], caught: usize) {
-    println!("| what | faults | captured | missing | doubled | warm: median, worst | restart: median, worst |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for Row { name, told } in rows {
-        let of_each = told["faults"].as_object().expect("faults");
-        let times: u64 = of_each.values().filter_map(|fault| fault["times"].as_u64()).sum();
-        let count = |key: &str| told[key].as_u64().unwrap_or_default();
-        let (captured, missing, doubled) = (count("captured"), count("missing"), count("doubled"));
-        println!("| {name} | {times} | {captured} | {missing} | {doubled} | | |");
-        for (fault, said) in of_each {
-            let seconds = |key: &str| match (said[key]["median"].as_f64(), said[key]["worst"].as_f64()) {
-                (Some(median), Some(worst)) => format!("{median:.2}, {worst:.2} s"),
-                _ => String::new(),
-            };
-            println!("| · {fault} | {} | | | | {} | {} |", said["times"], seconds("warm_s"), seconds("restart_s"));
+impl Found {
+    fn sum(&self, key: &str) -> u64 {
+        self.rows.iter().filter_map(|row| row.told[key].as_u64()).sum()
+    }
+
+    fn worst(&self, key: &str) -> Option<f64> {
+        self.rows.iter().filter_map(|row| row.told[key].as_f64()).max_by(f64::total_cmp)
+    }
+
+    fn is_well(&self) -> bool {
+        let of_each =
+            self.rows.iter().filter_map(|row| row.told["faults"].as_object()).flat_map(|faults| faults.values());
+        let never = of_each.filter_map(|fault| fault["not_recovered"].as_u64()).sum::<u64>();
+        let is_dry = self.flood.as_ref().is_none_or(|flood| flood.letters == flood.expected && flood.crashed == 0);
+        let is_whole = (self.sum("missing"), self.sum("doubled"), never) == (0, 0, 0);
+        is_whole && is_dry && self.faults.is_empty() && self.caught.is_none_or(|caught| caught == 5)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "kills": self.sum("kills"),
+            "missing": self.sum("missing"),
+            "doubled": self.sum("doubled"),
+            "worst_recovery_warm_s": self.worst("worst_recovery_warm_s"),
+            "worst_recovery_restart_s": self.worst("worst_recovery_restart_s"),
+            "oracle_mutations_caught": self.caught,
+        })
+    }
+
+    fn print(&self) {
+        println!("| what | faults | captured | missing | doubled | warm: median, worst | restart: median, worst |");
+        println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+        for Row { name, told } in &self.rows {
+            let of_each = told["faults"].as_object().expect("faults");
+            let times: u64 = of_each.values().filter_map(|fault| fault["times"].as_u64()).sum();
+            let count = |key: &str| told[key].as_u64().unwrap_or_default();
+            let (captured, missing, doubled) = (count("captured"), count("missing"), count("doubled"));
+            println!("| {name} | {times} | {captured} | {missing} | {doubled} | | |");
+            for (fault, said) in of_each {
+                let seconds = |key: &str| match (said[key]["median"].as_f64(), said[key]["worst"].as_f64()) {
+                    (Some(median), Some(worst)) => format!("{median:.2}, {worst:.2} s"),
+                    _ => String::new(),
+                };
+                println!("| · {fault} | {} | | | | {} | {} |", said["times"], seconds("warm_s"), seconds("restart_s"));
+            }
+        }
+        if !self.faults.is_empty() {
+            println!("\nthe oracle on the real models: {}", self.faults.join("; "));
+        }
+        if let Some(Flood { corrupt, malformed, expected, letters, crashed, good: (alone, among) }) = &self.flood {
+            println!(
+                "\n{corrupt} corrupt messages and {malformed} malformed pictures: {letters} dead letters of {expected}, {crashed} crashes"
+            );
+            println!("good photos a second: {alone:.2} alone, {among:.2} among them, {:.3} of it", among / alone);
+        }
+        if let Some(caught) = self.caught {
+            println!("\nsabotages of the contract that the oracle found: {caught} of 5");
         }
     }
-    let oracle = if faults.is_empty() { "in order".into() } else { faults.join("; ") };
-    println!("\nthe oracle on the real models: {oracle}");
-    println!("sabotages of the contract that the oracle found: {caught} of 5");
 }
