@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::fault::{Draft, Findings, MAX_FILE_BYTES, PipelineError, SEPARATOR, did_you_mean};
 use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenStage};
-use crate::pipeline::{DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults};
+use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults};
 use crate::registry::{STAGE_KEYS, USES, Use};
 use crate::test_spec::TestSpec;
 use crate::tests_form::WrittenTests;
@@ -51,6 +51,9 @@ pub(crate) const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
 
 /// Bytes that `keep` may hold.
 pub(crate) const KEEP_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
+
+/// Copies of what is stored: of an even number no more may be lost than of one less, since most of them have to agree.
+pub(crate) const COPIES: [u64; 3] = [1, 3, 5];
 
 /// Longest time that `keep` may hold: 100 years, which fits the broker's nanoseconds.
 const KEEP_AGE_MAX: Duration = Duration::from_hours(100 * 365 * 24);
@@ -217,7 +220,17 @@ impl Check<'_, '_> {
             stages: in_graph_order(&mut stages),
             keep_captured: self.keep(root.get_ref(), "captured", keep.captured.as_ref(), DEFAULT_KEEP_CAPTURED),
             keep_outcomes: self.keep(root.get_ref(), "outcomes", keep.outcomes.as_ref(), DEFAULT_KEEP_OUTCOMES),
+            copies: self.copies(root.get_ref(), keep.copies),
         }
+    }
+
+    fn copies(&mut self, root: &DeTable<'_>, written: Option<u64>) -> usize {
+        let copies = written.unwrap_or(DEFAULT_COPIES);
+        if !COPIES.contains(&copies) {
+            let why = format!("`keep.copies` is {copies}: it must be 1, 3 or 5, as most of them have to agree");
+            self.findings.push(span_of(root, "keep.copies").unwrap_or_default(), Draft::new(why).key("keep.copies"));
+        }
+        copies as usize
     }
 
     fn pipeline_name(&mut self, root: &DeTable<'_>, name: Option<&str>) {

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::check::{BATCH_MAX, BATCH_WAIT_MS, MAX_PROCESS_MS, WORKERS};
-use crate::pipeline::{DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, defaults};
+use crate::check::{BATCH_MAX, BATCH_WAIT_MS, COPIES, MAX_PROCESS_MS, WORKERS};
+use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, defaults};
 use crate::schema::{Age, Names, Size, link_names, pipeline_names, shown_keep, shown_size};
 use crate::tests_form::WrittenTest;
 
@@ -48,6 +48,9 @@ pub(crate) struct WrittenKeeps {
     /// Names, clusters, empties and dead letters.
     #[schemars(extend("default" = shown_keep(DEFAULT_KEEP_OUTCOMES)))]
     pub(crate) outcomes: Option<WrittenKeep>,
+    /// Copies of everything that is stored, each on a server of its own: 1, 3 or 5. More than 1 needs a NATS cluster.
+    #[schemars(extend("enum" = COPIES, "default" = DEFAULT_COPIES))]
+    pub(crate) copies: Option<u64>,
 }
 
 /// A bound on what is stored.

@@ -12,6 +12,8 @@ pub const DEFAULT_KEEP_CAPTURED: Keep = Keep { age: Duration::from_hours(7 * 24)
 
 /// Outcomes: a month to read them; some hundred bytes each.
 pub const DEFAULT_KEEP_OUTCOMES: Keep = Keep { age: Duration::from_hours(30 * 24), bytes: 256 << 20 };
+/// Copies of what is stored, where the pipeline does not say.
+pub(crate) const DEFAULT_COPIES: u64 = 1;
 
 /// What a stage has that does not say otherwise.
 pub mod defaults {
@@ -48,6 +50,8 @@ pub struct Pipeline {
     pub keep_captured: Keep,
     /// How long outcomes, dead letters among them, are kept.
     pub keep_outcomes: Keep,
+    /// Copies of everything that is stored, each on a server of its own.
+    pub copies: usize,
 }
 
 /// A bound on what a stream keeps.

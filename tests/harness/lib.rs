@@ -1,9 +1,11 @@
 //! The harness: real servers, real stages, real kills, and an oracle that reads only what any user could read.
 
 mod camera;
+mod cluster;
 mod collector;
 mod faults;
 mod flood;
+mod hub;
 mod oracle;
 mod prometheus;
 mod running;
@@ -18,9 +20,11 @@ mod verdict;
 mod work;
 
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
+pub use cluster::Cluster;
 pub use collector::{Collector, Span};
 pub use faults::{at_work, faces_up, stand_ins_at, without_faults};
 pub use flood::{Flood, flood};
+pub use hub::{Hub, hub};
 pub use oracle::Oracle;
 pub use prometheus::{Prometheus, debian_program, free_port, http_get, may_skip};
 pub use running::{Finished, Running, causeway, eventually, kill, signal, within};

@@ -12,6 +12,7 @@ mod disk;
 mod editor;
 mod fold;
 mod house;
+mod hub;
 mod keep;
 mod life;
 mod metrics;

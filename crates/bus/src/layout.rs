@@ -66,6 +66,8 @@ pub struct StreamWish {
     pub retention: Retention,
     /// Its takers.
     pub durables: Vec<DurableWish>,
+    /// On how many servers it is stored.
+    pub copies: usize,
 }
 
 /// A durable that a pipeline wants.
@@ -86,6 +88,8 @@ pub enum BucketWish {
         name: String,
         /// Oldest.
         age: Option<Duration>,
+        /// On how many servers it is stored.
+        copies: usize,
     },
     /// The object store of long bodies, each kept for `age`.
     Bodies {
@@ -93,6 +97,8 @@ pub enum BucketWish {
         name: String,
         /// Oldest.
         age: Duration,
+        /// On how many servers it is stored.
+        copies: usize,
     },
 }
 
@@ -221,33 +227,52 @@ impl Bus {
         Ok(())
     }
 
-    /// Makes a bucket unless it is there.
+    /// Makes a bucket, or brings its copies to what is wanted.
     pub async fn apply_bucket(&self, wish: &BucketWish) -> Result<Applied, BusError> {
         match wish {
-            BucketWish::Table { name, age } => {
+            BucketWish::Table { name, age, copies } => {
                 if self.js.get_key_value(name).await.is_ok() {
-                    return Ok(Applied::Unchanged);
+                    return self.apply_copies(&format!("KV_{name}"), *copies).await;
                 }
                 let config = kv::Config {
                     bucket: name.clone(),
                     history: 1,
                     max_age: age.unwrap_or_default(),
+                    num_replicas: *copies,
                     ..Default::default()
                 };
                 let made = self.js.create_key_value(config).await;
                 made.map_err(|error| BusError::request(format!("make the table {name}"), error_chain(&error)))?;
             }
-            BucketWish::Bodies { name, age } => {
+            BucketWish::Bodies { name, age, copies } => {
                 if self.js.get_object_store(name).await.is_ok() {
-                    return Ok(Applied::Unchanged);
+                    return self.apply_copies(&format!("OBJ_{name}"), *copies).await;
                 }
-                let config =
-                    object_store::Config { bucket: name.clone(), max_age: *age, max_bytes: -1, ..Default::default() };
+                let config = object_store::Config {
+                    bucket: name.clone(),
+                    max_age: *age,
+                    max_bytes: -1,
+                    num_replicas: *copies,
+                    ..Default::default()
+                };
                 let made = self.js.create_object_store(config).await;
                 made.map_err(|error| BusError::request(format!("make the object store {name}"), error_chain(&error)))?;
             }
         }
         Ok(Applied::Made)
+    }
+
+    /// Brings the copies of the stream behind a bucket to what is wanted.
+    async fn apply_copies(&self, stream: &str, copies: usize) -> Result<Applied, BusError> {
+        let fail = |why: String| BusError::request(format!("change the copies of {stream}"), why);
+        let handle = self.js.get_stream(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        let mut config = handle.cached_info().config.clone();
+        if config.num_replicas == copies {
+            return Ok(Applied::Unchanged);
+        }
+        config.num_replicas = copies;
+        self.js.update_stream(&config).await.map_err(|error| fail(error_chain(&error)))?;
+        Ok(Applied::Changed)
     }
 
     /// A stream as it is; `None` where there is none of this name.
@@ -331,7 +356,7 @@ impl StreamWish {
             max_message_size: -1,
             max_consumers: -1,
             storage: StorageType::File,
-            num_replicas: 1,
+            num_replicas: self.copies,
             duplicate_window: if age.is_zero() { DEDUPE_WINDOW } else { DEDUPE_WINDOW.min(age) },
             allow_direct: true,
             ..Default::default()
@@ -371,6 +396,7 @@ fn same(there: &Config, wanted: &Config) -> bool {
         && there.retention == wanted.retention
         && there.discard == wanted.discard
         && there.max_bytes == wanted.max_bytes
+        && there.num_replicas == wanted.num_replicas
         && there.max_age == wanted.max_age
         && there.max_messages_per_subject == wanted.max_messages_per_subject
         && there.duplicate_window == wanted.duplicate_window

@@ -124,6 +124,7 @@ fn changeable(there: &Config, wanted: &Config) -> Vec<String> {
         }
     };
     say("list of subjects", there.subjects.join(", "), wanted.subjects.join(", "));
+    say("number of copies", there.num_replicas.to_string(), wanted.num_replicas.to_string());
     say("bound in bytes", there.max_bytes.to_string(), wanted.max_bytes.to_string());
     say("greatest age", format!("{:?}", there.max_age), format!("{:?}", wanted.max_age));
     let of_a_subject = |config: &Config| config.max_messages_per_subject.to_string();

@@ -21,6 +21,7 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
             subjects: vec![names::link(&pipeline.name, link)],
             retention,
             durables: Vec::new(),
+            copies: pipeline.copies,
         });
     }
     for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
@@ -29,6 +30,7 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
             subjects: vec![names::changelog_subject(&pipeline.name, &fold.name)],
             retention: Retention::Changelog,
             durables: Vec::new(),
+            copies: pipeline.copies,
         });
     }
     wishes.push(StreamWish {
@@ -36,6 +38,7 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
         subjects: advisories(pipeline),
         retention: outcome,
         durables: Vec::new(),
+        copies: pipeline.copies,
     });
     wishes
 }
@@ -54,6 +57,7 @@ fn of_stage(pipeline: &Pipeline, stage: &StageSpec, outcome: Retention) -> Strea
         subjects: vec![names::link(&pipeline.name, &stage.link)],
         retention,
         durables: takers.map(|taker| DurableWish { name: taker.name.clone(), pinned: taker.folds }).collect(),
+        copies: pipeline.copies,
     }
 }
 
@@ -70,13 +74,18 @@ fn advisories(pipeline: &Pipeline) -> Vec<String> {
 
 /// The buckets of a pipeline.
 pub(crate) fn buckets(pipeline: &Pipeline) -> Vec<BucketWish> {
-    let table = |name: &str, age| BucketWish::Table { name: names::bucket(&pipeline.name, name), age };
+    let table =
+        |name: &str, age| BucketWish::Table { name: names::bucket(&pipeline.name, name), age, copies: pipeline.copies };
     vec![
         table(names::PEOPLE, None),
         table(names::CONTROL, None),
         table(names::ATTEMPTS, Some(ATTEMPT_AGE)),
         table(names::REPLICAS, Some(REPLICA_AGE)),
-        BucketWish::Bodies { name: names::bodies(&pipeline.name), age: pipeline.keep_outcomes.age },
+        BucketWish::Bodies {
+            name: names::bodies(&pipeline.name),
+            age: pipeline.keep_outcomes.age,
+            copies: pipeline.copies,
+        },
     ]
 }
 
