@@ -221,6 +221,7 @@ impl Check<'_, '_> {
             keep_captured: self.keep(root.get_ref(), "captured", keep.captured.as_ref(), DEFAULT_KEEP_CAPTURED),
             keep_outcomes: self.keep(root.get_ref(), "outcomes", keep.outcomes.as_ref(), DEFAULT_KEEP_OUTCOMES),
             copies: self.copies(root.get_ref(), keep.copies),
+            sync: keep.sync.unwrap_or_default(),
         }
     }
 

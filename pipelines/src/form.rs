@@ -7,7 +7,7 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::check::{BATCH_MAX, BATCH_WAIT_MS, COPIES, MAX_PROCESS_MS, WORKERS};
-use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, defaults};
+use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, Sync, defaults};
 use crate::schema::{Age, Names, Size, link_names, pipeline_names, shown_keep, shown_size};
 use crate::tests_form::WrittenTest;
 
@@ -51,6 +51,10 @@ pub(crate) struct WrittenKeeps {
     /// Copies of everything that is stored, each on a server of its own: 1, 3 or 5. More than 1 needs a NATS cluster.
     #[schemars(extend("enum" = COPIES, "default" = DEFAULT_COPIES))]
     pub(crate) copies: Option<u64>,
+    /// When the server that `up` starts writes what it stores to disk for good: `interval` is every two minutes, `always` before
+    /// it says that something is stored. A server of your own has its own setting, `sync_interval`.
+    #[schemars(extend("default" = Sync::default()))]
+    pub(crate) sync: Option<Sync>,
 }
 
 /// A bound on what is stored.

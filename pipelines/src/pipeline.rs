@@ -2,6 +2,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::{Override, PipelineError, TestSpec, check};
 
 /// The one site of a pipeline file that names none.
@@ -52,6 +55,19 @@ pub struct Pipeline {
     pub keep_outcomes: Keep,
     /// Copies of everything that is stored, each on a server of its own.
     pub copies: usize,
+    /// When the server that `up` starts writes to disk for good.
+    pub sync: Sync,
+}
+
+/// When a server writes what it stores to disk for good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sync {
+    /// Every two minutes: a power failure may lose what came since.
+    #[default]
+    Interval,
+    /// Before it says that something is stored.
+    Always,
 }
 
 /// A bound on what a stream keeps.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_pipelines::{
     CaptureOptions, ClassifyOptions, ClusterOptions, DEFAULT_KEEP_OUTCOMES, ExtractOptions, Fault, Keep,
-    MAX_FILE_BYTES, Override, Pipeline, PipelineError, PreprocessOptions, StageSpec, USES, defaults,
+    MAX_FILE_BYTES, Override, Pipeline, PipelineError, PreprocessOptions, StageSpec, Sync, USES, defaults,
 };
 use proptest::prelude::*;
 
@@ -51,6 +51,19 @@ fn good(text: &str, overrides: &[&str]) -> Pipeline {
 
 fn faults(text: &str, overrides: &[&str]) -> Vec<Fault> {
     load(text, overrides).err().map_or(Vec::new(), |error| error.faults().to_vec())
+}
+
+#[test]
+fn copies_are_of_an_odd_number_and_the_server_syncs_as_it_is_told() {
+    let with = |keep: &str| GOOD.replace("[keep]", &format!("[keep]\n{keep}"));
+    let pipeline = good(GOOD, &[]);
+    assert_eq!((pipeline.copies, pipeline.sync), (1, Sync::Interval));
+    let pipeline = good(&with("copies = 3\nsync = \"always\""), &[]);
+    assert_eq!((pipeline.copies, pipeline.sync), (3, Sync::Always));
+    let told: Vec<String> = faults(&with("copies = 2"), &[]).iter().map(|fault| fault.message.clone()).collect();
+    assert_eq!(told, ["`keep.copies` is 2: it must be 1, 3 or 5, as most of them have to agree"]);
+    let told = faults(&with("sync = \"never\""), &[]);
+    assert!(told.len() == 1 && told[0].message.contains("interval"), "{told:?}");
 }
 
 /// Line and column of the mark `¦`, and the text without it.

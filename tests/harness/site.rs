@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use causeway_bus::server::Server;
+use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::Pipeline;
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ impl Site {
         let file = dir.path().join("pipeline.toml");
         std::fs::write(&file, text).expect("it is written");
         let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
-        let server = Server::start("edge", dir.path(), None).await.expect("a server");
+        let server = Server::start("edge", dir.path(), Start::default()).await.expect("a server");
         let address = server.address();
         let path = file.to_str().expect("a path").to_owned();
         causeway(tools, &["apply", &path, "--nats", &address]).await.ok();

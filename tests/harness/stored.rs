@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use causeway_bus::server::Server;
+use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, Credentials, names};
 use causeway_pipelines::Pipeline;
 use causeway_schemas::{Codec, DeadLetter, Meta, decode_body};
@@ -19,7 +19,7 @@ impl Stored {
     /// # Panics
     /// When there is none.
     pub async fn open(home: &Path, pipeline: &Pipeline) -> Self {
-        let server = Server::start("edge", &home.join("edge"), None).await.expect("a server");
+        let server = Server::start("edge", &home.join("edge"), Start::default()).await.expect("a server");
         let bus = Bus::connect(&server.address(), &Credentials::default(), &pipeline.name, "test").await;
         Self { server, bus: bus.expect("a bus") }
     }

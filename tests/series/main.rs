@@ -7,8 +7,8 @@ use std::time::Duration;
 use causeway_pipelines::Pipeline;
 use clap::Parser;
 use harness::{
-    Flood, Oracle, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within, faces_up, flood,
-    mutations_caught, stand_ins_at, without_faults,
+    Flood, Hub, Oracle, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within, faces_up, flood,
+    hub, mutations_caught, stand_ins_at, without_faults,
 };
 use serde_json::{Value, json};
 
@@ -43,6 +43,8 @@ enum Part {
     Kills,
     /// All sorts of faults with the real models
     Models,
+    /// Each server of a hub of three killed, and the leader
+    Hub,
     /// Broken messages and pictures among good ones
     Flood,
     /// Whether the oracle can fail
@@ -137,6 +139,7 @@ struct Found {
     /// How many of the five sabotages it finds.
     caught: Option<usize>,
     flood: Option<Flood>,
+    hub: Option<Hub>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -158,6 +161,10 @@ async fn main() -> ExitCode {
         found.rows.push(row);
         found.faults = faults;
     }
+    if is_asked(Part::Hub) {
+        eprintln!("a hub of three servers …");
+        found.hub = Some(hub(&Tools::find(), (20.0 * args.share).ceil() as usize).await);
+    }
     if is_asked(Part::Flood) {
         eprintln!("broken messages …");
         let share = |whole: f64| (whole * args.share).ceil() as usize;
@@ -177,7 +184,12 @@ async fn main() -> ExitCode {
 
 impl Found {
     fn sum(&self, key: &str) -> u64 {
-        self.rows.iter().filter_map(|row| row.told[key].as_u64()).sum()
+        let of_hub = self.hub.as_ref().map_or(0, |hub| match key {
+            "kills" => hub.kills,
+            "missing" => hub.missing,
+            _ => hub.doubled,
+        });
+        self.rows.iter().filter_map(|row| row.told[key].as_u64()).sum::<u64>() + of_hub as u64
     }
 
     fn worst(&self, key: &str) -> Option<f64> {
@@ -189,7 +201,8 @@ impl Found {
             self.rows.iter().filter_map(|row| row.told["faults"].as_object()).flat_map(|faults| faults.values());
         let never = of_each.filter_map(|fault| fault["not_recovered"].as_u64()).sum::<u64>();
         let is_dry = self.flood.as_ref().is_none_or(|flood| flood.letters == flood.expected && flood.crashed == 0);
-        let is_whole = (self.sum("missing"), self.sum("doubled"), never) == (0, 0, 0);
+        let is_whole = (self.sum("missing"), self.sum("doubled"), never) == (0, 0, 0)
+            && self.hub.as_ref().is_none_or(|hub| hub.captured.0 == hub.captured.1);
         is_whole && is_dry && self.faults.is_empty() && self.caught.is_none_or(|caught| caught == 5)
     }
 
@@ -220,6 +233,11 @@ impl Found {
                 };
                 println!("| · {fault} | {} | | | | {} | {} |", said["times"], seconds("warm_s"), seconds("restart_s"));
             }
+        }
+        if let Some(Hub { kills, captured: (captured, _), missing, doubled }) = &self.hub {
+            println!(
+                "| a server of a hub of three, or its leader | {kills} | {captured} | {missing} | {doubled} | | |"
+            );
         }
         if !self.faults.is_empty() {
             println!("\nthe oracle on the real models: {}", self.faults.join("; "));

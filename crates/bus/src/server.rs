@@ -50,6 +50,15 @@ pub enum ServerError {
     },
 }
 
+/// How a server is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start {
+    /// The port of the server that was there before, so that clients find it again; any free one otherwise.
+    pub port: Option<u16>,
+    /// It writes to disk for good before it says that something is stored; else every two minutes.
+    pub sync_always: bool,
+}
+
 /// A running server.
 pub struct Server {
     child: Child,
@@ -70,9 +79,8 @@ const CANNOT_WRITE: &str = "Critical write error: ";
 const MAX_LOG: u64 = 1 << 20;
 
 impl Server {
-    /// Starts a server named `site` with its store, configuration and log under `dir`. `port` is the one of the server that
-    /// was there before, so that clients find it again; any free one otherwise.
-    pub async fn start(site: &str, dir: &Path, port: Option<u16>) -> Result<Self, ServerError> {
+    /// Starts a server named `site` with its store, configuration and log under `dir`.
+    pub async fn start(site: &str, dir: &Path, start: Start) -> Result<Self, ServerError> {
         let program = find().ok_or(ServerError::NotFound)?;
         let write = |path: &Path| {
             let path = path.to_owned();
@@ -85,7 +93,7 @@ impl Server {
             _ => std::fs::create_dir_all(&ports).map_err(write(&ports))?,
         }
         let config = dir.join("nats-server.conf");
-        std::fs::write(&config, configuration(site, dir, port)).map_err(write(&config))?;
+        std::fs::write(&config, configuration(site, dir, start)).map_err(write(&config))?;
         let log = dir.join("nats-server.log");
         let read = std::fs::metadata(&log).map_or(0, |log| log.len());
         let mut command = Command::new(&program);
@@ -193,7 +201,7 @@ fn port_of(text: &str) -> Option<u16> {
 }
 
 /// Loopback only, whatever the site: other machines come in through a server that its operator configured.
-fn configuration(site: &str, dir: &Path, port: Option<u16>) -> String {
+fn configuration(site: &str, dir: &Path, start: Start) -> String {
     let quote = |path: &Path| format!("{:?}", path.display().to_string());
     format!(
         "# Written by causeway at every start.\n\
@@ -203,8 +211,9 @@ fn configuration(site: &str, dir: &Path, port: Option<u16>) -> String {
          log_file: {log}\n\
          logfile_size_limit: 10MB\n\
          max_payload: {MAX_PAYLOAD}\n\
-         jetstream {{ store_dir: {store} }}\n",
-        port = port.map_or(-1, i32::from),
+         jetstream {{ store_dir: {store}{sync} }}\n",
+        port = start.port.map_or(-1, i32::from),
+        sync = if start.sync_always { ", sync_interval: always" } else { "" },
         ports = quote(&dir.join("ports")),
         log = quote(&dir.join("nats-server.log")),
         store = quote(&dir.join("store")),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use causeway_bus::server::Server;
+use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::{Input, Pipeline};
+use causeway_pipelines::{Input, Pipeline, Sync};
 use causeway_stage::Heartbeat;
 
 use crate::agent;
@@ -243,13 +243,13 @@ async fn restart_server(
 ) -> anyhow::Result<()> {
     progress.say(&format!("nats-server ended ({why}); starting it again"));
     let Some(old) = session.server.take() else { return Ok(()) };
-    let port = old.port();
+    let start = Start { port: Some(old.port()), sync_always: session.pipeline.sync == Sync::Always };
     drop(old);
     let site = session.pipeline.sites.first().map_or("edge", String::as_str).to_owned();
     let dir = crate::session::absolute(&session.home.site(&site))?;
     let mut last = None;
     for _ in 0..SERVER_RESTART.1 {
-        match Server::start(&site, &dir, Some(port)).await {
+        match Server::start(&site, &dir, start).await {
             Ok(server) => {
                 session.server = Some(server);
                 return session.say(&supervisor.processes());

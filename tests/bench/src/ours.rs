@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use causeway_bus::server::Server;
+use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, Credentials, names};
 use causeway_cluster::Change;
 use causeway_pipelines::Pipeline;
@@ -70,7 +70,7 @@ struct Up {
 impl Up {
     async fn start(place: &Place, dir: &Path, run: &Run<'_>) -> anyhow::Result<Self> {
         let pipeline = Pipeline::load(run.pipeline)?;
-        let server = Server::start("edge", dir, None).await?;
+        let server = Server::start("edge", dir, Start::default()).await?;
         let bus = Bus::connect(&server.address(), &Credentials::default(), &pipeline.name, "bench").await?;
         let program = run.bin.join("causeway");
         let applied = Command::new(&program)

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use causeway_bus::server::Server;
+use causeway_bus::server::{Server, Start};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -95,7 +95,7 @@ enum Servant {
 impl Servant {
     async fn start(peer: Peer, dir: &Path) -> anyhow::Result<Self> {
         if matches!(peer, Peer::Nats { .. }) {
-            return Ok(Self::Nats(Server::start("peer", dir, None).await?));
+            return Ok(Self::Nats(Server::start("peer", dir, Start::default()).await?));
         }
         // Free now; should another take it first, redis-server ends and says so.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

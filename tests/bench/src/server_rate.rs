@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
-use causeway_bus::server::Server;
+use causeway_bus::server::{Server, Start};
 use futures::StreamExt as _;
 
 use crate::machine::usages;
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Publishes `items` bodies and takes them again, both at once; an item is one publish, one delivery and one ack.
 pub(crate) async fn run(place: &Place, items: usize, bytes: usize) -> anyhow::Result<Round> {
     let dir = place.fresh()?;
-    let server = Server::start("limit", dir.path(), None).await?;
+    let server = Server::start("limit", dir.path(), Start::default()).await?;
     let address = server.address();
     // On threads of their own, as two processes would be.
     let took_s = tokio::task::spawn_blocking(move || {
