@@ -34,11 +34,11 @@ test *ARGS: build
     then cargo nextest run --locked --workspace "$@"; \
     else cargo test --locked --workspace "$@"; fi
 
-# The tests that take minutes: those marked #[ignore], but for the one of containers.
+# The tests that take minutes: those marked #[ignore], but for the ones of containers and of the hub.
 test-long *ARGS: build
     @if cargo nextest --version >/dev/null 2>&1; \
-    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::/)' "$@"; \
-    else cargo test --locked --workspace "$@" -- --ignored --skip containers::; fi
+    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::|^hub::/)' "$@"; \
+    else cargo test --locked --workspace "$@" -- --ignored --skip containers:: --skip hub::; fi
 
 # The long series of faults with its table (docs/guarantees.md): an hour. --share 0.1 for a tenth, --part for some, --json for machines.
 [no-exit-message]

@@ -2,7 +2,9 @@
 
 use harness::{Tools, hub};
 
+/// Not in CI yet: in a longer series the outcomes once stood still for two minutes after some 25 kills.
 #[tokio::test]
+#[ignore = "a minute; part of ./dev chaos --part hub"]
 async fn each_server_of_three_and_the_leader_may_be_killed() {
     let hub = hub(&Tools::find(), 1).await;
     assert_eq!((hub.kills, hub.missing, hub.doubled), (4, 0, 0), "{hub:?}");
