@@ -1,11 +1,13 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::Pipeline;
 use causeway_stand_in::script::{BYTES, CAMERA, ITEMS};
 
-use crate::{Cluster, Running, StandIns, Tools, drained_within, eventually, stand_in_pipeline, verdict, within};
+use crate::{
+    Cluster, Running, StandIns, Tools, Verdict, drained_within, eventually, stand_in_pipeline, verdict, within,
+};
 
 /// What became of a run on a hub of three servers of which one after the other was killed.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Hub {
 
 /// Messages a second.
 const RATE: usize = 60;
+/// After this long without an outcome none is waited for.
+const QUIET: Duration = Duration::from_mins(1);
 /// Longest that the rest may take.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -66,7 +70,7 @@ pub async fn hub(tools: &Tools, rounds: usize) -> Hub {
     let capture = up.stage_pid("capture", None).await;
     let state = stopped(&bus, capture).await;
     drained_within(PATIENCE, &bus, &pipeline, state).await;
-    let verdict = verdict(&bus, &pipeline).await;
+    let verdict = settled(&bus, &pipeline).await;
     up.stop().await.ok();
     Hub {
         kills,
@@ -74,6 +78,22 @@ pub async fn hub(tools: &Tools, rounds: usize) -> Hub {
         missing: verdict.open.len(),
         doubled: verdict.doubled.len(),
     }
+}
+
+/// What there is when nothing more comes: a durable whose leader has just been chosen may say that it has nothing to give while it
+/// has.
+async fn settled(bus: &Bus, pipeline: &Pipeline) -> Verdict {
+    let mut last = verdict(bus, pipeline).await;
+    let mut since = Instant::now();
+    while !last.open.is_empty() && since.elapsed() < QUIET {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = verdict(bus, pipeline).await;
+        if now.open.len() < last.open.len() {
+            since = Instant::now();
+        }
+        last = now;
+    }
+    last
 }
 
 /// Stops the source for good, so that it is known how many messages it has given; the supervisor waits for it.

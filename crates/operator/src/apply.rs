@@ -97,7 +97,7 @@ fn word(applied: Applied) -> &'static str {
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::ZERO).await?;
     layout::apply(&bus, &pipeline).await?;
-    let stop = crate::up::stop_signal()?;
+    let stop = crate::stop::Stop::on_signals()?.told();
     let told = Told::new(&bus, &pipeline, "agent");
     let address = told.serve(args.metrics.address, None).await?;
     eprintln!("agent of {} at work; Prometheus finds all at http://{address}/targets", pipeline.name);

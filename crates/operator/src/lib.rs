@@ -28,6 +28,7 @@ mod report;
 mod results;
 mod session;
 mod status;
+mod stop;
 mod subject;
 mod summary;
 mod supervisor;

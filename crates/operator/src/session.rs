@@ -9,6 +9,7 @@ use causeway_pipelines::{Manifest, Pipeline, Sync};
 
 use crate::home::{Home, Lock, Process, Running};
 use crate::layout;
+use crate::stop::Stop;
 
 /// An open pipeline. Close it: what it started is stopped.
 pub(crate) struct Session {
@@ -18,6 +19,8 @@ pub(crate) struct Session {
     pub(crate) models: PathBuf,
     pub(crate) nats: String,
     pub(crate) server: Option<Server>,
+    /// Whether it was told to stop; `None` where a signal ends the process at once.
+    stop: Option<Stop>,
     _lock: Lock,
 }
 
@@ -34,7 +37,11 @@ impl Session {
         let home = Home::new(home);
         let lock = home.lock()?;
         home.end_leftovers();
-        Self::start(pipeline, home, lock, models, nats, credentials).await
+        let mut session = Self::start(pipeline, home, lock, models, nats, credentials).await?;
+        // Before anybody can read which process to end.
+        session.stop = Some(Stop::on_signals()?);
+        session.say(&[])?;
+        Ok(session)
     }
 
     /// Opens what an earlier run stored; where nothing is stored yet, an error unless `create`.
@@ -49,7 +56,9 @@ impl Session {
         }
         let lock = home.lock()?;
         home.end_leftovers();
-        Self::start(pipeline, home, lock, Path::new(""), None, &Credentials::default()).await
+        let session = Self::start(pipeline, home, lock, Path::new(""), None, &Credentials::default()).await?;
+        session.say(&[])?;
+        Ok(session)
     }
 
     async fn start(
@@ -74,9 +83,18 @@ impl Session {
         let bus = Bus::connect(&nats, credentials, &pipeline.name, "causeway up").await?;
         layout::apply(&bus, &pipeline).await?;
         let models = std::path::absolute(models).unwrap_or_default();
-        let session = Self { pipeline, bus, home, models, nats, server, _lock: lock };
-        session.say(&[])?;
-        Ok(session)
+        Ok(Self { pipeline, bus, home, models, nats, server, stop: None, _lock: lock })
+    }
+
+    /// When it is told to stop.
+    pub(crate) fn told_to_stop(&self) -> impl Future<Output = ()> + use<> {
+        let stop = self.stop.clone();
+        async move {
+            match stop {
+                Some(stop) => stop.told().await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Tells where other programs read what comes out.

@@ -47,7 +47,7 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let running = home.address_if_running().and_then(|_| home.running());
     let connection = connect(&pipeline, &args.place).await?;
     let address = args.place.nats.clone().or_else(|| running.as_ref().map(|running| running.nats.clone()));
-    let stop = crate::up::stop_signal()?;
+    let stop = crate::stop::Stop::on_signals()?.told();
     tokio::pin!(stop);
     let result = async {
         loop {

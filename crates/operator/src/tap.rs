@@ -134,7 +134,7 @@ async fn open(connection: &Connection, what: &What, args: &TapArgs) -> anyhow::R
 
 /// Shows records until there are no more, enough, or it is told to stop.
 async fn show(bus: &Bus, mut records: Records, args: &TapArgs, home: Option<&Home>) -> anyhow::Result<()> {
-    let stop = crate::up::stop_signal()?;
+    let stop = crate::stop::Stop::on_signals()?.told();
     tokio::pin!(stop);
     let followed = home.and_then(Home::address_if_running);
     let mut look = tokio::time::interval(LOOK_EVERY);

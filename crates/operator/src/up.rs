@@ -145,7 +145,7 @@ async fn watch(
     let mut disk = tokio::time::interval(DISK_EVERY);
     disk.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut cannot_write = false;
-    let stop = stop_signal()?;
+    let stop = session.told_to_stop();
     tokio::pin!(stop);
     loop {
         tokio::select! {
@@ -260,30 +260,6 @@ async fn restart_server(
     }
     Err(last.map_or_else(|| anyhow::anyhow!("no attempt"), Into::into)).context("cannot start nats-server again")
 }
-
-/// Ends at the first SIGTERM or Ctrl-C from now on. A second one ends the process at once: its children end with it.
-pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            if stop.send_replace(true) || stop.is_closed() {
-                std::process::exit(EXIT_INTERRUPTED);
-            }
-        }
-    });
-    Ok(async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    })
-}
-
-/// What a shell gives for a process that Ctrl-C ended.
-const EXIT_INTERRUPTED: i32 = 130;
 
 /// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
 async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
