@@ -39,6 +39,7 @@ pub(crate) const BATCH_MAX: RangeInclusive<usize> = 1..=1024;
 
 /// How long a batch may wait to be filled, ms; longer is a delay that looks like a stall.
 pub(crate) const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
+pub(crate) const SYNC: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 
 /// Bytes of a link: room for one message of the longest kind, and a disk.
 pub(crate) const LINK_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);

@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::check::{BATCH_MAX, BATCH_WAIT_MS, COPIES, MAX_PROCESS_MS, WORKERS};
-use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, Sync, defaults};
-use crate::schema::{Age, Names, Size, link_names, pipeline_names, shown_keep, shown_size};
+use crate::check::{BATCH_MAX, BATCH_WAIT_MS, COPIES, MAX_PROCESS_MS, SYNC, WORKERS};
+use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SYNC, Sync, defaults};
+use crate::schema::{ALWAYS, Age, Names, Often, Size, link_names, pipeline_names, shown_keep, shown_size};
 use crate::tests_form::WrittenTest;
 
 /// A pipeline file as it is written: every key may be absent, none is unknown. What is said of the keys here is what an editor
@@ -51,9 +51,10 @@ pub(crate) struct WrittenKeeps {
     /// Copies of everything that is stored, each on a server of its own: 1, 3 or 5. More than 1 needs a NATS cluster.
     #[schemars(extend("enum" = COPIES, "default" = DEFAULT_COPIES))]
     pub(crate) copies: Option<u64>,
-    /// When the server that `up` starts writes what it stores to disk for good: `interval` is every two minutes, `always` before
-    /// it says that something is stored. A server of your own has its own setting, `sync_interval`.
-    #[schemars(extend("default" = Sync::default()))]
+    /// How often the server that `up` starts writes what it stores to disk for good (`"10s"`), or `always`: before it says that
+    /// something is stored. A power failure may lose what came since. A server of your own has its own setting, `sync_interval`.
+    #[serde(default, deserialize_with = "sync")]
+    #[schemars(!default, with = "Often", extend("default" = humantime::format_duration(DEFAULT_SYNC).to_string()))]
     pub(crate) sync: Option<Sync>,
 }
 
@@ -141,6 +142,27 @@ fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D
         }
     }
     deserializer.deserialize_str(Age).map(Some)
+}
+
+fn sync<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sync>, D::Error> {
+    struct Often;
+    impl Visitor<'_> for Often {
+        type Value = Sync;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let [least, most] = [*SYNC.start(), *SYNC.end()].map(humantime::format_duration);
+            write!(f, "\"always\" or a duration of {least} to {most}, such as \"10s\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Sync, E> {
+            if text == ALWAYS {
+                return Ok(Sync::Always);
+            }
+            let every = humantime::parse_duration(text).ok().filter(|every| SYNC.contains(every));
+            every.map(Sync::Every).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_str(Often).map(Some)
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {

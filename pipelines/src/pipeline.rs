@@ -2,9 +2,6 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::{Override, PipelineError, TestSpec, check};
 
 /// The one site of a pipeline file that names none.
@@ -60,14 +57,31 @@ pub struct Pipeline {
 }
 
 /// When a server writes what it stores to disk for good.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
-    /// Every two minutes: a power failure may lose what came since.
-    #[default]
-    Interval,
+    /// So often: a power failure may lose what came since.
+    Every(Duration),
     /// Before it says that something is stored.
     Always,
+}
+
+impl Sync {
+    /// How often; `None` for always.
+    pub fn every(self) -> Option<Duration> {
+        match self {
+            Self::Every(every) => Some(every),
+            Self::Always => None,
+        }
+    }
+}
+
+/// As nats-server does by itself.
+pub(crate) const DEFAULT_SYNC: Duration = Duration::from_mins(2);
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self::Every(DEFAULT_SYNC)
+    }
 }
 
 /// A bound on what a stream keeps.

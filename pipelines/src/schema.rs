@@ -96,14 +96,42 @@ impl JsonSchema for Age {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // As the `humantime` crate reads them.
-        let units = "nsec|ns|usec|us|µs|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|wk|w|months?|M|years?|yrs?|y";
         json_schema!({
             "type": "string",
-            "pattern": format!(r"^\s*([0-9]+(\.[0-9]+)?\s*({units})\s*)+$"),
+            "pattern": format!("^{}$", duration_pattern()),
             "examples": ["7d", "36h"],
         })
     }
+}
+
+/// What `keep.sync` says instead of a duration.
+pub(crate) const ALWAYS: &str = "always";
+
+/// A duration, or [`ALWAYS`].
+pub(crate) struct Often;
+
+impl JsonSchema for Often {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Often".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": format!("^({ALWAYS}|{})$", duration_pattern()),
+            "examples": [ALWAYS, "10s"],
+        })
+    }
+}
+
+/// As the `humantime` crate reads them.
+fn duration_pattern() -> String {
+    let units = "nsec|ns|usec|us|µs|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|wk|w|months?|M|years?|yrs?|y";
+    format!(r"\s*([0-9]+(\.[0-9]+)?\s*({units})\s*)+")
 }
 
 /// A name or a list of names.

@@ -57,13 +57,17 @@ fn faults(text: &str, overrides: &[&str]) -> Vec<Fault> {
 fn copies_are_of_an_odd_number_and_the_server_syncs_as_it_is_told() {
     let with = |keep: &str| GOOD.replace("[keep]", &format!("[keep]\n{keep}"));
     let pipeline = good(GOOD, &[]);
-    assert_eq!((pipeline.copies, pipeline.sync), (1, Sync::Interval));
+    assert_eq!((pipeline.copies, pipeline.sync), (1, Sync::Every(Duration::from_mins(2))));
     let pipeline = good(&with("copies = 3\nsync = \"always\""), &[]);
     assert_eq!((pipeline.copies, pipeline.sync), (3, Sync::Always));
     let told: Vec<String> = faults(&with("copies = 2"), &[]).iter().map(|fault| fault.message.clone()).collect();
     assert_eq!(told, ["`keep.copies` is 2: it must be 1, 3 or 5, as most of them have to agree"]);
-    let told = faults(&with("sync = \"never\""), &[]);
-    assert!(told.len() == 1 && told[0].message.contains("interval"), "{told:?}");
+    assert_eq!(good(&with("sync = \"10s\""), &[]).sync, Sync::Every(Duration::from_secs(10)));
+    for wrong in ["never", "1ms", "2h"] {
+        let told = faults(&with(&format!("sync = {wrong:?}")), &[]);
+        let why = "\"always\" or a duration of 100ms to 1h, such as \"10s\"";
+        assert!(told.len() == 1 && told[0].message.contains(why), "{told:?}");
+    }
 }
 
 /// Line and column of the mark `¦`, and the text without it.

@@ -97,7 +97,7 @@ async fn settled(bus: &Bus, pipeline: &Pipeline) -> Verdict {
 }
 
 /// Stops the source for good, so that it is known how many messages it has given; the supervisor waits for it.
-async fn stopped(bus: &Bus, capture: u32) -> usize {
+pub(crate) async fn stopped(bus: &Bus, capture: u32) -> usize {
     crate::signal(capture, "STOP");
     // What is on its way when it is stopped is stored, or is not.
     let mut last = 0;

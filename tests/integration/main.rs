@@ -21,6 +21,7 @@ mod oracle;
 mod own_model;
 mod pipeline_tests;
 mod poison;
+mod power;
 mod refusals;
 mod repair;
 mod resume;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use causeway_pipelines::Pipeline;
 use clap::Parser;
 use harness::{
-    Flood, Hub, Oracle, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within, faces_up, flood,
-    hub, mutations_caught, stand_ins_at, without_faults,
+    Flood, Hub, Oracle, Power, PowerRun, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within,
+    faces_up, flood, hub, mutations_caught, power, stand_ins_at, without_faults,
 };
 use serde_json::{Value, json};
 
@@ -47,6 +47,8 @@ enum Part {
     Hub,
     /// Broken messages and pictures among good ones
     Flood,
+    /// The power cut again and again
+    Power,
     /// Whether the oracle can fail
     Oracle,
 }
@@ -140,6 +142,8 @@ struct Found {
     caught: Option<usize>,
     flood: Option<Flood>,
     hub: Option<Hub>,
+    /// By what is synced how often, and from what source.
+    power: Vec<(&'static str, Power)>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -169,6 +173,18 @@ async fn main() -> ExitCode {
         eprintln!("broken messages …");
         let share = |whole: f64| (whole * args.share).ceil() as usize;
         found.flood = Some(flood(&Tools::find(), share(10_000.0), share(2000.0), 5).await);
+    }
+    if is_asked(Part::Power) {
+        for (name, sync, is_camera) in [
+            ("a camera, synced always", "always", true),
+            ("a folder, synced each 2 min", "2m", false),
+            ("a camera, synced each second", "1s", true),
+        ] {
+            eprintln!("power cuts: {name} …");
+            let run = PowerRun { cuts: (100.0 * args.share).ceil() as usize, sync, is_camera, seed: 6 };
+            let cut = power(&Tools::find(), run).await.expect("a file system of its own: run as root");
+            found.power.push((name, cut));
+        }
     }
     if is_asked(Part::Oracle) {
         eprintln!("sabotages …");
@@ -200,10 +216,14 @@ impl Found {
         let of_each =
             self.rows.iter().filter_map(|row| row.told["faults"].as_object()).flat_map(|faults| faults.values());
         let never = of_each.filter_map(|fault| fault["not_recovered"].as_u64()).sum::<u64>();
+        let is_synced = self.power.iter().all(|(name, power)| {
+            let nothing_lost = power.lost == 0 && power.stopped.is_empty() || name.ends_with("each second");
+            nothing_lost && (power.unnamed, power.missing, power.doubled) == (0, 0, 0)
+        });
         let is_dry = self.flood.as_ref().is_none_or(|flood| flood.letters == flood.expected && flood.crashed == 0);
         let is_whole = (self.sum("missing"), self.sum("doubled"), never) == (0, 0, 0)
             && self.hub.as_ref().is_none_or(|hub| hub.captured.0 == hub.captured.1);
-        is_whole && is_dry && self.faults.is_empty() && self.caught.is_none_or(|caught| caught == 5)
+        is_whole && is_dry && is_synced && self.faults.is_empty() && self.caught.is_none_or(|caught| caught == 5)
     }
 
     fn to_json(&self) -> Value {
@@ -247,6 +267,22 @@ impl Found {
                 "\n{corrupt} corrupt messages and {malformed} malformed pictures: {letters} dead letters of {expected}, {crashed} crashes"
             );
             println!("good photos a second: {alone:.2} alone, {among:.2} among them, {:.3} of it", among / alone);
+        }
+        for (name, power) in &self.power {
+            println!(
+                "\n{name}: power cut {} times, {} captured before, {} lost (the oldest {:.1} s before its cut; {} not after the last of its start), {} sent again, {} missing, {} doubled",
+                power.cuts,
+                power.captured,
+                power.lost,
+                power.oldest_s,
+                power.unnamed,
+                power.again,
+                power.missing,
+                power.doubled
+            );
+            for said in &power.stopped {
+                println!("it stopped: {}", said.lines().last().unwrap_or_default());
+            }
         }
         if let Some(caught) = self.caught {
             println!("\nsabotages of the contract that the oracle found: {caught} of 5");

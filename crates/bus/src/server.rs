@@ -51,12 +51,19 @@ pub enum ServerError {
 }
 
 /// How a server is started.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Start {
     /// The port of the server that was there before, so that clients find it again; any free one otherwise.
     pub port: Option<u16>,
-    /// It writes to disk for good before it says that something is stored; else every two minutes.
-    pub sync_always: bool,
+    /// How often it writes to disk for good; `None`: before it says that something is stored.
+    pub sync: Option<Duration>,
+}
+
+impl Default for Start {
+    /// Any free port, and the server's own two minutes.
+    fn default() -> Self {
+        Self { port: None, sync: Some(Duration::from_mins(2)) }
+    }
 }
 
 /// A running server.
@@ -211,9 +218,9 @@ fn configuration(site: &str, dir: &Path, start: Start) -> String {
          log_file: {log}\n\
          logfile_size_limit: 10MB\n\
          max_payload: {MAX_PAYLOAD}\n\
-         jetstream {{ store_dir: {store}{sync} }}\n",
+         jetstream {{ store_dir: {store}, sync_interval: {sync} }}\n",
         port = start.port.map_or(-1, i32::from),
-        sync = if start.sync_always { ", sync_interval: always" } else { "" },
+        sync = start.sync.map_or_else(|| "always".into(), |every| format!("\"{}ms\"", every.as_millis())),
         ports = quote(&dir.join("ports")),
         log = quote(&dir.join("nats-server.log")),
         store = quote(&dir.join("store")),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, Credentials};
-use causeway_pipelines::{Manifest, Pipeline, Sync};
+use causeway_pipelines::{Manifest, Pipeline};
 
 use crate::home::{Home, Lock, Process, Running};
 use crate::layout;
@@ -75,7 +75,7 @@ impl Session {
             let site = pipeline.sites.first().map_or("edge", String::as_str);
             let dir = absolute(&home.site(site))?;
             std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-            let start = Start { port: None, sync_always: pipeline.sync == Sync::Always };
+            let start = Start { port: None, sync: pipeline.sync.every() };
             let server = Server::start(site, &dir, start).await?;
             let address = server.address();
             (Some(server), address)

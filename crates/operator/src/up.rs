@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::{Input, Pipeline, Sync};
+use causeway_pipelines::{Input, Pipeline};
 use causeway_stage::Heartbeat;
 
 use crate::agent;
@@ -243,7 +243,7 @@ async fn restart_server(
 ) -> anyhow::Result<()> {
     progress.say(&format!("nats-server ended ({why}); starting it again"));
     let Some(old) = session.server.take() else { return Ok(()) };
-    let start = Start { port: Some(old.port()), sync_always: session.pipeline.sync == Sync::Always };
+    let start = Start { port: Some(old.port()), sync: session.pipeline.sync.every() };
     drop(old);
     let site = session.pipeline.sites.first().map_or("edge", String::as_str).to_owned();
     let dir = crate::session::absolute(&session.home.site(&site))?;

@@ -82,13 +82,15 @@ fn read<S: Source>(env: &Env, ctx: &Context, items: &mpsc::Sender<Captured<S::Ou
     source.end().context(Broken)
 }
 
-/// The epoch of this start of the source: no two starts have the same, whichever replica they are of.
+/// The epoch of this start of the source: no two starts have the same, whichever replica they are of. It is the second of the start,
+/// or the one after the last epoch: a table that a power failure set back must not give an epoch again, whose frames would be taken
+/// for those of the first.
 async fn next_epoch(env: &Env) -> Result<u64, BusError> {
     let key = names::token(&format!("epoch {}", env.ctx.source()));
     loop {
         let now = env.bus.table_get(names::CONTROL, &key).await?;
         let last = now.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok());
-        let next = last.unwrap_or(0) + 1;
+        let next = (last.unwrap_or(0) + 1).max(now_ns() / 1_000_000_000);
         let revision = now.map_or(0, |entry| entry.revision);
         if env.bus.table_swap(names::CONTROL, &key, next.to_string().into(), revision).await?.is_some() {
             return Ok(next);
