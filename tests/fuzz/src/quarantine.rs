@@ -7,7 +7,9 @@ pub(crate) fn run(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else { return };
     if first < 128 {
         for again in fuzz::quarantine(rest).into_iter().flatten() {
-            assert_eq!(again, rest, "written otherwise than it was read");
+            // A time of more than 10⁹ ns beside its seconds is carried over: what is written is read as the same all the same.
+            let written = fuzz::quarantine(&again);
+            assert!(written.contains(&Some(again)), "what was written does not read back");
         }
         return;
     }
