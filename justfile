@@ -45,6 +45,11 @@ test-long *ARGS: build
 chaos *ARGS: build
     @target/debug/causeway-series "$@"
 
+# Looks for inputs that break a decoder: ./dev fuzz [TARGET] [SECONDS], all of them and 60 by default; CONTRIBUTING.md has the rest.
+[no-exit-message]
+fuzz *ARGS:
+    @tests/fuzz/fuzz.sh "$@"
+
 # The faces pipeline as containers, built from nothing: a quarter of an hour; needs root, podman and debootstrap.
 test-containers: build
     cargo test --locked -p causeway-tests --test integration -- --ignored --nocapture containers::

@@ -61,12 +61,12 @@ const KEEP_AGE_MAX: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Reads, merges, checks. Tests are passed over: nothing that runs a pipeline minds them.
 pub(crate) fn load(path: &Path, overrides: &[Override]) -> Result<Pipeline, PipelineError> {
-    let text = Text::read(path, overrides)?;
-    let mut findings = text.findings();
-    let root = text.parse(&mut findings);
-    let root = root.map(|root| text.merged(root, overrides, &mut findings));
-    let pipeline = root.map(|root| Check { findings: &mut findings }.pipeline(path, &root));
-    pipeline.filter(|_| findings.is_empty()).ok_or_else(|| findings.into_error())
+    Text::read(path, overrides)?.pipeline(overrides)
+}
+
+/// The same of a file's bytes.
+pub(crate) fn of_bytes(path: &Path, bytes: &[u8], overrides: &[Override]) -> Result<Pipeline, PipelineError> {
+    Text::of(path, bytes, overrides)?.pipeline(overrides)
 }
 
 /// The same with the tests of the file and of `tests/NAME` beside it. One error a file that is wrong.
@@ -74,22 +74,12 @@ pub(crate) fn load_with_tests(
     path: &Path,
     overrides: &[Override],
 ) -> Result<(Pipeline, Vec<TestSpec>), Vec<PipelineError>> {
-    let text = Text::read(path, overrides).map_err(|error| vec![error])?;
-    let mut findings = text.findings();
-    let Some(root) = text.parse(&mut findings) else { return Err(vec![findings.into_error()]) };
-    let root = text.merged(root, overrides, &mut findings);
-    let pipeline = Check { findings: &mut findings }.pipeline(path, &root);
-    let mut tests = Check { findings: &mut findings }.tests(root.get_ref(), root.get_ref(), &pipeline, path);
-    let mut errors = Vec::new();
-    if !findings.is_empty() {
-        errors.push(findings.into_error());
-    }
-    match tests_beside(path).map(|beside| load_tests(&beside, root.get_ref(), &pipeline)) {
-        Some(Ok(more)) => tests.extend(more),
-        Some(Err(error)) => errors.push(error),
-        None => {}
-    }
-    if errors.is_empty() { Ok((pipeline, tests)) } else { Err(errors) }
+    Text::read(path, overrides).map_err(|error| vec![error])?.with_tests(overrides, tests_beside(path))
+}
+
+/// The same of a file's bytes; `path` is no file, and has no tests beside it.
+pub(crate) fn of_bytes_with_tests(path: &Path, bytes: &[u8]) -> Result<(Pipeline, Vec<TestSpec>), Vec<PipelineError>> {
+    Text::of(path, bytes, &[]).map_err(|error| vec![error])?.with_tests(&[], None)
 }
 
 /// Where more tests of a pipeline stand, if there are any.
@@ -118,11 +108,47 @@ struct Text {
 
 impl Text {
     fn read(path: &Path, overrides: &[Override]) -> Result<Self, PipelineError> {
-        let bytes = read_file(path)?;
-        let broken = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
-        let file = String::from_utf8_lossy(&bytes);
+        Self::of(path, &read_file(path)?, overrides)
+    }
+
+    fn of(path: &Path, bytes: &[u8], overrides: &[Override]) -> Result<Self, PipelineError> {
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(PipelineError::TooLong { path: path.into() });
+        }
+        let broken = std::str::from_utf8(bytes).err().map(|error| error.valid_up_to());
+        let file = String::from_utf8_lossy(bytes);
         let whole = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
         Ok(Self { path: path.into(), broken, file_len: file.len(), whole })
+    }
+
+    fn pipeline(&self, overrides: &[Override]) -> Result<Pipeline, PipelineError> {
+        let mut findings = self.findings();
+        let root = self.parse(&mut findings);
+        let root = root.map(|root| self.merged(root, overrides, &mut findings));
+        let pipeline = root.map(|root| Check { findings: &mut findings }.pipeline(&self.path, &root));
+        pipeline.filter(|_| findings.is_empty()).ok_or_else(|| findings.into_error())
+    }
+
+    fn with_tests(
+        &self,
+        overrides: &[Override],
+        beside: Option<PathBuf>,
+    ) -> Result<(Pipeline, Vec<TestSpec>), Vec<PipelineError>> {
+        let mut findings = self.findings();
+        let Some(root) = self.parse(&mut findings) else { return Err(vec![findings.into_error()]) };
+        let root = self.merged(root, overrides, &mut findings);
+        let pipeline = Check { findings: &mut findings }.pipeline(&self.path, &root);
+        let mut tests = Check { findings: &mut findings }.tests(root.get_ref(), root.get_ref(), &pipeline, &self.path);
+        let mut errors = Vec::new();
+        if !findings.is_empty() {
+            errors.push(findings.into_error());
+        }
+        match beside.map(|beside| load_tests(&beside, root.get_ref(), &pipeline)) {
+            Some(Ok(more)) => tests.extend(more),
+            Some(Err(error)) => errors.push(error),
+            None => {}
+        }
+        if errors.is_empty() { Ok((pipeline, tests)) } else { Err(errors) }
     }
 
     fn overrides_at(&self) -> usize {
@@ -158,14 +184,12 @@ impl Text {
     }
 }
 
+/// One byte more than a file may have, at most.
 fn read_file(path: &Path) -> Result<Vec<u8>, PipelineError> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|source| PipelineError::Read { path: path.into(), source })?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(PipelineError::TooLong { path: path.into() });
-    }
     Ok(bytes)
 }
 

@@ -31,13 +31,17 @@ impl LabelsSpec {
         if found != self.sha256 {
             return Err(wrong(format!("its SHA-256 is {found}, the manifest says {}", self.sha256)));
         }
-        let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8 text".into()))?;
+        Self::of_bytes(bytes).map_err(wrong)
+    }
+
+    /// The labels in a file with these bytes, or why there are none. Public for `tests/fuzz`.
+    #[doc(hidden)]
+    pub fn of_bytes(bytes: Vec<u8>) -> Result<Vec<String>, String> {
+        let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
         let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
         match labels.iter().position(|label| label.is_empty() || label.len() > MAX_LABEL) {
-            Some(at) => {
-                Err(wrong(format!("line {} is no label: it is empty or has more than {MAX_LABEL} bytes", at + 1)))
-            }
-            None if labels.is_empty() => Err(wrong("it has no label".into())),
+            Some(at) => Err(format!("line {} is no label: it is empty or has more than {MAX_LABEL} bytes", at + 1)),
+            None if labels.is_empty() => Err("it has no label".into()),
             None => Ok(labels),
         }
     }

@@ -103,12 +103,19 @@ impl Manifest {
             }
             Err(source) => return Err(ManifestError::Read { path, source }),
         };
-        let mut manifest: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().into()))?;
-        manifest.check(name).map_err(wrong)?;
+        let mut manifest = Self::of_text(name, &text).map_err(wrong)?;
         manifest.file = models.join(&manifest.file);
         if let Some(labels) = &mut manifest.labels {
             labels.file = models.join(&labels.file);
         }
+        Ok(manifest)
+    }
+
+    /// What `load` makes of this text, its paths as they are written; or why it cannot. For `tests/fuzz`.
+    #[doc(hidden)]
+    pub fn of_text(name: &str, text: &str) -> Result<Self, String> {
+        let manifest: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        manifest.check(name)?;
         Ok(manifest)
     }
 

@@ -12,6 +12,10 @@ pub const DEFAULT_KEEP_CAPTURED: Keep = Keep { age: Duration::from_hours(7 * 24)
 
 /// Outcomes: a month to read them; some hundred bytes each.
 pub const DEFAULT_KEEP_OUTCOMES: Keep = Keep { age: Duration::from_hours(30 * 24), bytes: 256 << 20 };
+
+/// Stands for the path of what is no file.
+const NO_FILE: &str = "nowhere/bytes.toml";
+
 /// Copies of what is stored, where the pipeline does not say.
 pub(crate) const DEFAULT_COPIES: u64 = 1;
 
@@ -152,6 +156,19 @@ impl Pipeline {
         overrides: &[Override],
     ) -> Result<(Self, Vec<TestSpec>), Vec<PipelineError>> {
         check::load_with_tests(path.as_ref(), overrides)
+    }
+
+    /// What `load_with` makes of a file with these bytes. For `tests/fuzz`.
+    #[doc(hidden)]
+    pub fn of_bytes(bytes: &[u8], overrides: &[Override]) -> Result<Self, PipelineError> {
+        check::of_bytes(Path::new(NO_FILE), bytes, overrides)
+    }
+
+    /// What `load_with_tests` makes of a file with these bytes. What its tests name is looked for in a folder that is not there.
+    /// For `tests/fuzz`.
+    #[doc(hidden)]
+    pub fn of_bytes_with_tests(bytes: &[u8]) -> Result<(Self, Vec<TestSpec>), Vec<PipelineError>> {
+        check::of_bytes_with_tests(Path::new(NO_FILE), bytes)
     }
 
     /// The same graph as an isolated run: its streams, subjects and tables carry another name, so nothing of it meets the live

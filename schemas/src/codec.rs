@@ -16,6 +16,11 @@ pub trait Message: Serialize + DeserializeOwned + Clone + Send + Sync + 'static 
     /// Where it began.
     fn capture(&self) -> &Capture;
 
+    /// Whether all its numbers are some, neither infinite nor NaN: JSON, which outcomes are written in, has no others.
+    fn is_finite(&self) -> bool {
+        true
+    }
+
     /// Reads a body of the version before `VERSION`; `None` where that is not read, as when there was none.
     fn of_version_before(_body: &[u8], _codec: Codec) -> Option<Result<Self, String>> {
         None
@@ -132,6 +137,12 @@ pub fn decode<M: Message>(kind: Option<&str>, codec: Codec, body: &[u8]) -> Resu
         1 => M::of_version_before(body, codec).ok_or_else(other)?,
         _ => return Err(other()),
     };
+    let read =
+        read.and_then(
+            |message: M| {
+                if message.is_finite() { Ok(message) } else { Err("a number in it is infinite or none".into()) }
+            },
+        );
     read.map_err(|why| DecodeError::Malformed { kind: shown(kind), why })
 }
 

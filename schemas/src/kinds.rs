@@ -39,6 +39,13 @@ pub struct Region {
     pub frame: [u32; 2],
 }
 
+impl Region {
+    fn is_finite(&self) -> bool {
+        let Self { x, y, w, h, score, sharpness, landmarks, frame: _ } = self;
+        [x, y, w, h, score, sharpness].into_iter().chain(landmarks.as_flattened()).all(|number| number.is_finite())
+    }
+}
+
 /// Which model answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelRef {
@@ -265,7 +272,7 @@ const MAX_TENSOR: usize = 16 << 20;
 const MAX_RESULT: usize = 1 << 20;
 
 macro_rules! message {
-    ($type:ty, $noun:literal, $max:expr) => {
+    ($type:ty, $noun:literal, $max:expr $(, $finite:expr)?) => {
         impl Message for $type {
             const NOUN: &'static str = $noun;
             const VERSION: u16 = 1;
@@ -274,14 +281,18 @@ macro_rules! message {
             fn capture(&self) -> &Capture {
                 &self.capture
             }
+
+            $(fn is_finite(&self) -> bool {
+                $finite(self)
+            })?
         }
     };
 }
 
 message!(Frame, "frame", MAX_IMAGE);
-message!(Crop, "crop", MAX_TENSOR);
-message!(Feature, "feature", MAX_TENSOR);
-message!(Assignment, "assignment", MAX_RESULT);
+message!(Crop, "crop", MAX_TENSOR, |crop: &Self| crop.region.is_finite());
+message!(Feature, "feature", MAX_TENSOR, |feature: &Self| feature.region.is_finite());
+message!(Assignment, "assignment", MAX_RESULT, |one: &Self| one.region.is_finite() && one.score.is_finite());
 message!(Empty, "empty", MAX_RESULT);
 
 impl Message for Decision {
@@ -291,6 +302,11 @@ impl Message for Decision {
 
     fn capture(&self) -> &Capture {
         &self.capture
+    }
+
+    fn is_finite(&self) -> bool {
+        let scores = [self.score, self.margin].into_iter().chain(self.top.iter().map(|ranked| ranked.score));
+        self.region.is_finite() && scores.into_iter().all(f32::is_finite)
     }
 
     fn of_version_before(body: &[u8], codec: Codec) -> Option<Result<Self, String>> {

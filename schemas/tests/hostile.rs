@@ -1,6 +1,6 @@
 //! Foreign bytes: an error that says what is wrong, never a panic, never more memory than the bytes justify.
 
-use causeway_schemas::{Codec, Crop, Decision, DecodeError, Feature, Frame, Meta, decode};
+use causeway_schemas::{Codec, Crop, Decision, DecodeError, Feature, Frame, Meta, decode, encode};
 use proptest::prelude::*;
 
 fn reason(kind: Option<&str>, body: &[u8]) -> &'static str {
@@ -31,6 +31,27 @@ fn a_forged_length_takes_no_memory() {
     let mut body = (1_u64 << 60).to_le_bytes().to_vec();
     body.extend([0; 64]);
     assert_eq!(decode::<Frame>(Some("frame.v1"), Codec::Bincode, &body).unwrap_err().reason(), "malformed");
+}
+
+/// It would be `null` in the JSON of an outcome, which nobody reads back.
+#[test]
+fn a_number_that_is_none_is_refused() {
+    let golden = include_str!("../golden/decision.v2.json");
+    let read = |body: &str| decode::<Decision>(Some("decision.v2"), Codec::Json, body.as_bytes());
+    let decision = read(golden).unwrap();
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut others = [(); 4].map(|()| decision.clone());
+        others[0].region.x = wrong;
+        others[1].region.landmarks[1][0] = wrong;
+        others[2].margin = wrong;
+        others[3].top[1].score = wrong;
+        for other in others {
+            let body = encode(&other, Codec::Bincode);
+            let error = decode::<Decision>(Some("decision.v2"), Codec::Bincode, &body).unwrap_err();
+            assert_eq!(error.reason(), "malformed", "{other:?}");
+        }
+    }
+    assert!(read(&golden.replace("0.9375", "1e39")).is_err());
 }
 
 proptest! {

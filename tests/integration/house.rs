@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["causeway-capture", "causeway-preprocess", "causeway-extract", "causeway-classify", "causeway-cluster"],
     &["causeway-operator"],
     &["causeway-stand-in"],
-    &["causeway-tests"],
+    &["causeway-tests", "causeway-fuzz"],
     &["causeway-bench"],
 ];
 

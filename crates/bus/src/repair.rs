@@ -1,3 +1,5 @@
+use async_nats::datetime::DateTime;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, RawMessage};
 use async_nats::jetstream::{ErrorCode, context};
 use base64::Engine as _;
@@ -8,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::bus::error_chain;
-use crate::{Bus, BusError, names};
+use crate::{Bus, BusError, Headers, names};
 
 /// A stored message with its headers as bytes, whatever those are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,21 +112,45 @@ impl Bus {
 }
 
 impl RawRecord {
-    /// Whether the client library can read the header block. It cannot where that is no UTF-8, or has a line that is no
-    /// header (as behind a lone carriage return): then it takes the connection for broken, again at every delivery.
+    /// Whether the client library can read the header block, and reads it as a message's. It cannot where that is no UTF-8, or has
+    /// a line that is no header (as behind a lone carriage return): then it takes the connection for broken, again at every
+    /// delivery. Where the first line goes on with a status (`NATS/1.0 503`), every client takes the message for a word of the
+    /// broker's own, and never acks it.
     pub fn is_readable(&self) -> bool {
         if self.headers.is_empty() {
             return true;
         }
         let Ok(text) = std::str::from_utf8(&self.headers) else { return false };
-        let mut lines = text.lines();
-        lines.next().is_some_and(|line| line.starts_with(VERSION_LINE))
-            && lines.all(|line| {
-                let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic());
-                let continues = line.starts_with([' ', '\t']);
-                !line.contains('\r')
-                    && (line.is_empty() || continues || line.split_once(':').is_some_and(|(name, _)| is_name(name)))
-            })
+        let mut lines = text.lines().peekable();
+        if lines.next().and_then(|line| line.strip_prefix(VERSION_LINE)).is_none_or(|status| !status.trim().is_empty())
+        {
+            return false;
+        }
+        while let Some(line) = lines.next() {
+            if line.is_empty() {
+                continue;
+            }
+            let Some((name, value)) = line.split_once(':') else { return false };
+            if !name.bytes().all(|byte| byte.is_ascii_graphic()) || value.contains('\r') {
+                return false;
+            }
+            // Only a header can go on in the next line.
+            while let Some(more) = lines.next_if(|line| line.starts_with([' ', '\t'])) {
+                if more.contains('\r') {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// The headers as the client library reads them; `None` where it cannot.
+    pub fn read_headers(&self) -> Option<Headers> {
+        let headers = Some(STANDARD.encode(&self.headers)).filter(|headers| !headers.is_empty());
+        let (subject, payload) = (self.subject.clone(), String::new());
+        let time = DateTime::UNIX_EPOCH;
+        let message = StreamMessage::try_from(RawMessage { subject, sequence: 0, payload, headers, time });
+        message.ok().map(|message| Headers(message.headers))
     }
 
     /// The header block as name and value, as far as it can be told; what is no UTF-8 is replaced.
@@ -163,13 +189,19 @@ mod tests {
         for good in
             [&b""[..], b"NATS/1.0\r\n\r\n", b"NATS/1.0\r\nA: b\r\nC:d\r\n\r\n", b"NATS/1.0\r\nA: b\r\n c\r\n\r\n"]
         {
-            assert!(record(good).is_readable(), "{good:?}");
+            assert!(record(good).is_readable() && record(good).read_headers().is_some(), "{good:?}");
         }
         for bad in [
             &b"NATS/1.0\r\nA: \xff\r\n\r\n"[..],
             b"NATS/1.0\r\nA: b\rc\r\n\r\n",
             b"NATS/1.0\r\nno colon\r\n\r\n",
             b"A: b\r\n\r\n",
+            // Nothing that could go on in a second line.
+            b"NATS/1.0\r\n more\r\n\r\n",
+            b"NATS/1.0\r\nA: b\r\n\r\n more\r\n",
+            // A word of the broker's own.
+            b"NATS/1.0 503\r\n\r\n",
+            b"NATS/1.0 no status\r\n\r\n",
         ] {
             assert!(!record(bad).is_readable(), "{bad:?}");
         }

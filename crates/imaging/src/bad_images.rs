@@ -157,6 +157,18 @@ fn a_huge_picture_is_refused_by_its_header() {
 }
 
 #[test]
+fn a_frame_larger_than_its_picture_is_refused() {
+    // A canvas of 24 × 17 px with one frame of its size, whose own header says 16155 × 16344 px.
+    let vp8 = [b"VP8 \x20\0\0\0\x90\x07\0\x9d\x01\x2a\x1b\x3f\xd8\x3f".as_slice(), &[0; 22]].concat();
+    let place = b"\0\0\0\0\0\0\x17\0\0\x10\0\0\x28\0\0\x02";
+    let frame = [b"ANMF\x38\0\0\0".as_slice(), place, &vp8].concat();
+    let canvas = b"VP8X\x0a\0\0\0\x02\0\0\0\x17\0\0\x10\0\0ANIM\x06\0\0\0\0\0\0\0\0\0";
+    let file = [b"RIFF\x66\0\0\0WEBP".as_slice(), canvas, &frame].concat();
+    let error = refused(&file);
+    assert!(error.to_string().contains("a frame in it is larger than the picture"), "{error}");
+}
+
+#[test]
 fn a_file_that_ends_early_is_never_a_picture() {
     let plain_png = png(&pixels(), ExtendedColorType::Rgb8);
     let rotated = rotated_jpeg(6);

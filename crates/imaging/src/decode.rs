@@ -3,7 +3,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::{ImageError, Picture, jpeg};
+use crate::{ImageError, Picture, jpeg, webp};
 
 /// Encodings that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,9 @@ fn open(bytes: &[u8], format: Format, max_pixels: u64) -> Result<(Probe, impl Im
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > max_pixels {
         return Err(ImageError::TooManyPixels { width, height, max_pixels });
+    }
+    if format == Format::WebP && webp::has_larger_frame(bytes, width, height) {
+        return Err(ImageError::Corrupt { why: "a frame in it is larger than the picture".into() });
     }
     // A broken EXIF block does not make a picture unreadable: every viewer then shows it as it is stored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms).to_exif();

@@ -1,6 +1,5 @@
 use crate::Picture;
 use crate::antialiased::bilinear;
-use crate::picture::CHANNELS;
 
 /// A picture as a model wants to see it, and which part of the original that is.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,16 +21,11 @@ pub struct Fitted {
 pub fn fit(picture: &Picture, resize: Option<u32>, size: [u32; 2]) -> Fitted {
     let whole = [picture.width(), picture.height()];
     let scaled = scaled(whole, resize, size);
-    let resized = bilinear(picture, scaled);
     let start = [0, 1].map(|axis| start(scaled[axis], size[axis]));
-    let [left, top] = start.map(|start| start as usize);
-    let [width, height] = size.map(|side| side as usize);
-    let rows = resized.rows().skip(top).take(height);
-    let pixels = rows.flat_map(|row| &row[left * CHANNELS..(left + width) * CHANNELS]).copied().collect();
     let scale = |axis: usize| whole[axis] as f32 / scaled[axis] as f32;
     let part =
         [start[0] as f32 * scale(0), start[1] as f32 * scale(1), size[0] as f32 * scale(0), size[1] as f32 * scale(1)];
-    Fitted { picture: Picture::new(size[0], size[1], pixels).expect("a piece within the picture"), part }
+    Fitted { picture: bilinear(picture, scaled, start, size), part }
 }
 
 /// Longest side that a picture is scaled to, as a multiple of the shorter: a strip of 1 px may not become a wall.
@@ -63,6 +57,7 @@ fn start(side: u32, piece: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::picture::CHANNELS;
 
     fn grey(width: u32, height: u32, value: impl Fn(u32, u32) -> u8) -> Picture {
         let at = |place: u32| value(place % width, place / width);
@@ -83,6 +78,14 @@ mod tests {
     fn a_strip_does_not_become_a_wall() {
         assert_eq!(scaled([100_000, 1], Some(256), [224, 224]), [256 * 64, 256]);
         assert_eq!(scaled([100_000, 1], None, [48, 32]), [48 * 64, 32]);
+    }
+
+    #[test]
+    fn the_middle_of_a_strip_is_seen() {
+        let strip = grey(1, 200_000, |_, y| (y / 800) as u8);
+        let fitted = fit(&strip, Some(32), [32, 32]);
+        let middle = fitted.picture.row(16)[0];
+        assert!((123..=126).contains(&middle), "{middle}");
     }
 
     #[test]

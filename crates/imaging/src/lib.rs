@@ -13,6 +13,7 @@ mod resize;
 mod sharpness;
 mod thumbnail;
 mod warp;
+mod webp;
 
 #[cfg(test)]
 mod bad_images;

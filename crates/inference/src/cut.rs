@@ -64,8 +64,10 @@ impl Cut<'_> {
         *self == Self::default()
     }
 
-    /// The model of this part.
-    pub(crate) fn of(&self, file: Bytes) -> Result<Vec<u8>, CutError> {
+    /// The model of this part, out of the bytes of an ONNX file. [`Session`](crate::Session) does it itself; public for
+    /// `tests/fuzz`.
+    #[doc(hidden)]
+    pub fn of(&self, file: Bytes) -> Result<Vec<u8>, CutError> {
         let not_onnx = |error: prost::DecodeError| CutError::NotOnnx(error.to_string());
         let mut model = Model::decode(file).map_err(not_onnx)?;
         let graph = model.graph.take().ok_or_else(|| CutError::NotOnnx("it has no graph".into()))?;

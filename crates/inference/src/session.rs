@@ -160,4 +160,9 @@ impl Outputs<'_> {
         let output = self.outputs.get(name).ok_or_else(missing)?;
         output.try_extract_array().map_err(|error| RunError::of(self.model, &error))
     }
+
+    /// They are not what the model said they would be.
+    pub fn unfit(&self, why: String) -> RunError {
+        RunError::Never { model: self.model.into(), why }
+    }
 }

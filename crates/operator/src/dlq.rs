@@ -2,7 +2,7 @@
 
 mod drop;
 mod filter;
-mod letters;
+pub(crate) mod letters;
 mod retry;
 
 use std::path::{Path, PathBuf};

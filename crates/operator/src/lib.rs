@@ -11,6 +11,8 @@ mod demo;
 mod deploy;
 mod dlq;
 mod drift;
+#[doc(hidden)]
+pub mod fuzz;
 mod generation;
 mod home;
 mod init;

@@ -17,7 +17,7 @@ const RAW_HEADERS: &str = "Causeway-Raw-Headers";
 
 /// What the broker says when it gives up on a message.
 #[derive(Debug, Deserialize)]
-struct Advisory {
+pub(crate) struct Advisory {
     #[serde(rename = "type")]
     sort: String,
     stream: String,

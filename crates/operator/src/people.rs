@@ -17,7 +17,7 @@ use crate::cli::{PipelineArgs, PipelineFlags, PlaceArgs, connect, connect_or_cre
 use crate::terminal::{age, count, date_time, one_line, print, print_line, table};
 use examine::Photo;
 pub(crate) use examine::{Examined, Examiner, photos_in};
-pub(crate) use gallery::read_people;
+pub(crate) use gallery::{person, read_people};
 pub(crate) use verdict::PhotoVerdict;
 
 /// Longest name, characters: it becomes a key of a table, three characters for each byte at worst.

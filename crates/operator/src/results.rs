@@ -108,7 +108,7 @@ pub(crate) struct Numbers {
 }
 
 impl Results {
-    fn new(pipeline: &Pipeline) -> Self {
+    pub(crate) fn new(pipeline: &Pipeline) -> Self {
         Self {
             decisions: BTreeMap::new(),
             assignments: BTreeMap::new(),
@@ -149,7 +149,7 @@ impl Results {
     }
 
     /// Takes one outcome, in the order in which they were stored.
-    fn add(&mut self, meta: Meta, codec: Codec, body: &[u8]) -> Result<(), DecodeError> {
+    pub(crate) fn add(&mut self, meta: Meta, codec: Codec, body: &[u8]) -> Result<(), DecodeError> {
         let kind = Some(meta.kind.as_str());
         let about = meta.parent.unwrap_or(meta.id);
         self.outcomes.push(Outcome { root: meta.root, stage: meta.stage.clone(), part: meta.part.clone() });

@@ -1,6 +1,6 @@
 //! `causeway status`: what runs, what waits and what is stored.
 
-mod gather;
+pub(crate) mod gather;
 mod page;
 
 use std::process::ExitCode;

@@ -8,6 +8,8 @@ mod env;
 mod export;
 pub mod exposition;
 mod fold_life;
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod health;
 mod held;

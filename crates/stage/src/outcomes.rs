@@ -23,7 +23,7 @@ impl Place {
         Self { site: token(), key: token() }
     }
 
-    fn subject(&self, pipeline: &str, link: &str) -> String {
+    pub(crate) fn subject(&self, pipeline: &str, link: &str) -> String {
         format!("{pipeline}.{link}.{}.{}", self.site, self.key)
     }
 }

@@ -2,7 +2,7 @@
 //! not survive. It stays up, its model loaded once, has limits of time and memory, knows no bus, and ends with its stage.
 
 pub(crate) mod inside;
-mod wire;
+pub(crate) mod wire;
 
 use std::io::Write as _;
 use std::process::{ExitStatus, Stdio};

@@ -395,7 +395,7 @@ fn quantiser(quality: u8) -> u8 {
 }
 
 /// `00:01:02.50, start: …`; `N/A` where it is not known.
-fn read_duration(text: &str) -> Option<Duration> {
+pub(crate) fn read_duration(text: &str) -> Option<Duration> {
     let mut parts = text.split(',').next()?.split(':');
     let mut part = || parts.next()?.parse::<f64>().ok();
     let seconds = part()? * 3600.0 + part()? * 60.0 + part()?;

@@ -4,6 +4,8 @@
 mod address;
 mod clock;
 mod ffmpeg;
+#[doc(hidden)]
+pub mod fuzz;
 mod pace;
 mod packets;
 mod pictures;

@@ -118,7 +118,12 @@ impl Fold for Cluster {
         let key = (change.space.clone(), change.vector.len());
         let space = self.spaces.entry(key).or_insert_with(|| Space::new(change.vector.len()));
         space.add(change);
-        self.merged.extend(change.merges.iter().map(|&younger| (younger, change.cluster)));
+        for &younger in &change.merges {
+            // What would go in circles is no merge; a changelog that says so is not ours, and must not stop a restore.
+            if self.current(change.cluster) != younger {
+                self.merged.entry(younger).or_insert(change.cluster);
+            }
+        }
         self.changes.insert(change.id, change.clone());
     }
 

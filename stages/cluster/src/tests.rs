@@ -303,3 +303,16 @@ fn time_of_a_face_among_thousands_of_clusters() {
     }
     println!("{:?} a face among {} clusters", start.elapsed() / 100, state.clusters().count());
 }
+
+/// A changelog that is not ours: `current` would look for the end of a circle for ever.
+#[test]
+fn merges_in_circles_are_none() {
+    let state = Cluster::with_threshold(THRESHOLD);
+    let change = |face: usize, cluster: usize, merges: &[usize]| {
+        let change = state.decide(id(face), &feature("f", &at(0.0))).unwrap();
+        Change { cluster: id(cluster), merges: merges.iter().map(|&merged| id(merged)).collect(), ..change }
+    };
+    let log = [change(0, 0, &[0]), change(1, 1, &[2]), change(2, 2, &[1, 3]), change(3, 3, &[1])];
+    let restored = replay(&log, THRESHOLD);
+    assert_eq!([0, 1, 2, 3].map(|face| restored.current(id(face))), [id(0), id(1), id(1), id(1)]);
+}

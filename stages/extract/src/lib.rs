@@ -4,6 +4,8 @@
 //! (<https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface>) takes an aligned face and gives 128
 //! numbers, a classifier takes a whole picture and is run up to a tensor, the rest of it in `classify`.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod tensor;
 
 use anyhow::ensure;

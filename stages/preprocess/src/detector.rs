@@ -3,10 +3,10 @@
 use causeway_imaging::{Picture, resize};
 use causeway_inference::{OpenError, Outputs, Port, RunError, Session};
 use causeway_pipelines::Manifest;
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView3, ArrayViewD, Ix3};
 
 /// The grids that the model looks at: px of its input between two places.
-const STRIDES: [u32; 3] = [8, 16, 32];
+pub(crate) const STRIDES: [u32; 3] = [8, 16, 32];
 
 /// Both sides of the model's input are multiples of this: the coarsest grid.
 const MULTIPLE: u32 = 32;
@@ -108,7 +108,7 @@ impl Detector {
         let outputs = self.session.run(&input)?;
         let mut faces = Vec::new();
         for stride in STRIDES {
-            decode(&outputs, stride, grid, min_score, &mut faces)?;
+            decode(&Grid::of(&outputs, stride, grid)?, min_score, &mut faces);
         }
         Ok(suppress(faces).into_iter().map(|face| face.scaled((1.0 / scale) as f32)).collect())
     }
@@ -124,7 +124,7 @@ fn resize_to(picture: &Picture, size: u32) -> Picture {
 /// The model's input: f32 `[1, 3, H, W]`, blue green red, 0..255; the picture at the top left, zeros up to the next multiple of
 /// 32.
 fn letterbox(picture: &Picture) -> Array4<f32> {
-    let [height, width] = [picture.height(), picture.width()].map(|len| len.next_multiple_of(MULTIPLE) as usize);
+    let [height, width] = letterboxed(picture);
     let mut input = Array4::zeros([1, 3, height, width]);
     let planes = input.as_slice_mut().expect("a new array is in standard layout");
     let (blue, others) = planes.split_at_mut(height * width);
@@ -141,32 +141,69 @@ fn letterbox(picture: &Picture) -> Array4<f32> {
     input
 }
 
-/// Adds the faces of one grid, in px of the input whose height and width are `input`. Formulae: `FaceDetectorYNImpl` in
-/// `OpenCV`, `modules/objdetect/src/face_detect.cpp`.
-fn decode(
-    outputs: &Outputs<'_>,
+/// Height and width of the model's input for a picture, px.
+pub(crate) fn letterboxed(picture: &Picture) -> [usize; 2] {
+    [picture.height(), picture.width()].map(|len| len.next_multiple_of(MULTIPLE) as usize)
+}
+
+/// What the model says of the places of one grid: `[1, N, 1]`, `[1, N, 1]`, `[1, N, 4]` and `[1, N, 10]`, N being the places.
+pub(crate) struct Grid<'o> {
+    class: ArrayView3<'o, f32>,
+    object: ArrayView3<'o, f32>,
+    bounds: ArrayView3<'o, f32>,
+    points: ArrayView3<'o, f32>,
     stride: u32,
+    /// Height and width of the input, px.
     input: [usize; 2],
-    min_score: f32,
-    faces: &mut Vec<Face>,
-) -> Result<(), RunError> {
-    let [rows, columns] = input.map(|len| len / stride as usize);
-    let head = |name: &str| outputs.view(&format!("{name}_{stride}"));
-    let (class, object, bounds, points) = (head("cls")?, head("obj")?, head("bbox")?, head("kps")?);
+}
+
+impl<'o> Grid<'o> {
+    fn of(outputs: &'o Outputs<'_>, stride: u32, input: [usize; 2]) -> Result<Self, RunError> {
+        let head = |name: &str| outputs.view(&format!("{name}_{stride}"));
+        let heads = [head("cls")?, head("obj")?, head("bbox")?, head("kps")?];
+        Self::new(heads, stride, input).map_err(|why| outputs.unfit(why))
+    }
+
+    /// A model may leave sizes open that its outputs then have otherwise than `open` was told.
+    pub(crate) fn new(heads: [ArrayViewD<'o, f32>; 4], stride: u32, input: [usize; 2]) -> Result<Self, String> {
+        let places = input.iter().map(|len| len / stride as usize).product();
+        let [class, object, bounds, points] = heads;
+        let fit = |head: ArrayViewD<'o, f32>, numbers: usize| {
+            let wanted = [1, places, numbers];
+            let found = head.shape().to_vec();
+            let fits = found == wanted;
+            head.into_dimensionality::<Ix3>().ok().filter(|_| fits).ok_or_else(|| {
+                format!("an output of the grid of {stride} px has the shape {found:?}, and {wanted:?} was to come")
+            })
+        };
+        Ok(Self {
+            class: fit(class, 1)?,
+            object: fit(object, 1)?,
+            bounds: fit(bounds, 4)?,
+            points: fit(points, 10)?,
+            stride,
+            input,
+        })
+    }
+}
+
+/// Adds the faces of one grid, in px of the input. Formulae: `FaceDetectorYNImpl` in
+/// `OpenCV`, `modules/objdetect/src/face_detect.cpp`.
+pub(crate) fn decode(grid: &Grid<'_>, min_score: f32, faces: &mut Vec<Face>) {
+    let Grid { class, object, bounds, points, stride, input } = grid;
+    let columns = input[1] / *stride as usize;
     let limit = MAX_SIDES * input[0].max(input[1]) as f32;
-    let places = class.shape()[1].min(object.shape()[1]).min(bounds.shape()[1]).min(points.shape()[1]);
-    for place in 0..places.min(rows * columns) {
+    for place in 0..class.shape()[1] {
         let score = (class[[0, place, 0]].clamp(0.0, 1.0) * object[[0, place, 0]].clamp(0.0, 1.0)).sqrt();
         // Also false for NaN.
         if score >= min_score {
             let at = [(place % columns) as f32, (place / columns) as f32];
             let bounds = std::array::from_fn(|i| bounds[[0, place, i]]);
             let points = std::array::from_fn(|i| [points[[0, place, 2 * i]], points[[0, place, 2 * i + 1]]]);
-            let face = at_place(score, at, bounds, points, stride as f32);
+            let face = at_place(score, at, bounds, points, *stride as f32);
             faces.extend(Some(face).filter(|face| face.is_sound(limit)));
         }
     }
-    Ok(())
 }
 
 /// What the numbers of a place (column, row) of a grid mean, in px of the input.
@@ -182,7 +219,7 @@ fn at_place(score: f32, [column, row]: [f32; 2], bounds: [f32; 4], points: [[f32
 
 /// Of faces that overlap keeps the one with the best score; the best first. The same faces always give the same answer,
 /// whatever their order was.
-fn suppress(mut faces: Vec<Face>) -> Vec<Face> {
+pub(crate) fn suppress(mut faces: Vec<Face>) -> Vec<Face> {
     let order = |a: &Face, b: &Face| {
         let [a_place, b_place] = [a.bounds, b.bounds].map(|[x, y, ..]| (y, x));
         b.score.total_cmp(&a.score).then(a_place.0.total_cmp(&b_place.0)).then(a_place.1.total_cmp(&b_place.1))
@@ -253,6 +290,17 @@ mod tests {
         for (number, wanted) in found.bounds.iter().zip([24.0, 10.0, 8.0, 16.0]) {
             assert!((number - wanted).abs() < 1e-5, "{found:?}");
         }
+    }
+
+    #[test]
+    fn outputs_of_another_shape_are_refused() {
+        let heads = [[1, 16, 1], [1, 16, 1], [1, 16, 4], [1, 16, 10]].map(|shape| ndarray::ArrayD::zeros(&shape[..]));
+        let grid = |input| Grid::new(heads.each_ref().map(|head| head.view()), 8, input).map(drop);
+        assert_eq!(grid([32, 32]), Ok(()));
+        let why = "an output of the grid of 8 px has the shape [1, 16, 1], and [1, 32, 1] was to come";
+        assert_eq!(grid([32, 64]), Err(why.into()));
+        let turned = [[1, 16, 1], [1, 16, 1], [1, 16, 4], [1, 10, 16]].map(|shape| ndarray::ArrayD::zeros(&shape[..]));
+        assert!(Grid::new(turned.each_ref().map(|head| head.view()), 8, [32, 32]).is_err());
     }
 
     #[test]

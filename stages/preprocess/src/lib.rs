@@ -4,6 +4,8 @@
 mod align;
 mod centred;
 mod detector;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod whole;
 

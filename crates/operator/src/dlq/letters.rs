@@ -75,12 +75,17 @@ pub(crate) async fn read_one(bus: &Bus, pipeline: &Pipeline, sequence: u64) -> a
 
 impl Letter {
     async fn of(bus: &Bus, pipeline: &Pipeline, record: Record) -> Self {
+        let body = bus.body(&record.headers, record.body.clone()).await;
+        Self::of_body(pipeline, record, body.map_err(anyhow::Error::from))
+    }
+
+    /// The same, its body being there, or not to be had.
+    pub(crate) fn of_body(pipeline: &Pipeline, record: Record, body: anyhow::Result<impl AsRef<[u8]>>) -> Self {
         let stream = names::stream(&pipeline.name, names::DEAD);
         let (codec, meta) = (record.headers.codec(), record.headers.meta().ok());
         let id = record.headers.id(header::ID).unwrap_or_else(|| Id::stored(&stream, record.sequence)).to_string();
-        let body = bus.body(&record.headers, record.body.clone()).await;
-        let letter = body.map_err(anyhow::Error::from).and_then(|body| {
-            decode_body::<DeadLetter>(&body, codec)
+        let letter = body.and_then(|body| {
+            decode_body::<DeadLetter>(body.as_ref(), codec)
                 .map_err(|why| anyhow::anyhow!("not written by a stage, no dead letter: {why}"))
         });
         // A stranger may publish anything here: it is listed too, for what it is.

@@ -31,7 +31,7 @@ pub(crate) async fn read_person(bus: &Bus, name: &str) -> anyhow::Result<Option<
     entry.map(|entry| Ok((person(&entry)?, entry.revision))).transpose()
 }
 
-fn person(entry: &Entry) -> anyhow::Result<Person> {
+pub(crate) fn person(entry: &Entry) -> anyhow::Result<Person> {
     serde_json::from_slice(&entry.value).with_context(|| format!("cannot read the gallery's entry {}", entry.key))
 }
 

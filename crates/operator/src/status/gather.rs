@@ -8,9 +8,13 @@ use serde_json::{Value, json};
 use crate::drift::Drift;
 use crate::home::Running;
 use crate::people::read_people;
+use crate::terminal::one_line;
 
 /// A replica says how it is once a second; one that has not for this long is marked.
 const STALE: Duration = Duration::from_secs(3);
+
+/// Most characters of what a replica says of itself.
+const MAX_STATE: usize = 200;
 
 /// What the agent found is shown for this long.
 const DRIFT_SHOWN: Duration = Duration::from_hours(1);
@@ -71,8 +75,12 @@ impl Replica {
 }
 
 impl StageStatus {
-    /// In one word or a short sentence: the worst of what its replicas say.
+    /// In one word or a short sentence: the worst of what its replicas say. Anybody may say anything: it is one line.
     pub(crate) fn state(&self) -> String {
+        one_line(&self.said(), MAX_STATE)
+    }
+
+    fn said(&self) -> String {
         let alive = || self.replicas.iter().filter(|replica| !replica.is_stale() && !replica.has_ended());
         let troubled = alive().find(|replica| replica.beat.state != "running");
         if let Some(replica) = troubled.or_else(|| alive().next()) {
@@ -87,7 +95,8 @@ impl StageStatus {
     }
 
     pub(crate) fn sum(&self, count: impl Fn(&Heartbeat) -> u64) -> u64 {
-        self.replicas.iter().map(|replica| count(&replica.beat)).sum()
+        // Anybody may say anything.
+        self.replicas.iter().fold(0, |sum, replica| sum.saturating_add(count(&replica.beat)))
     }
 
     pub(crate) fn waiting(&self, count: impl Fn(&DurableState) -> u64) -> Option<u64> {
@@ -282,6 +291,11 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn sums_end_somewhere() {
+        assert_eq!(stage(vec![replica("running", 0), replica("running", 0)]).sum(|_| u64::MAX), u64::MAX);
+    }
+
+    #[test]
     fn the_worst_of_the_replicas_is_told() {
         let state = |replicas| stage(replicas).state();
         assert_eq!(state(vec![]), "-");
@@ -291,6 +305,7 @@ pub(crate) mod tests {
             "waiting: faces.frame is full"
         );
         assert_eq!(state(vec![replica("running", 9)]), "silent for 9 s");
+        assert_eq!(state(vec![replica("\x1b[2J\nrunning", 0)]), "\\u{1b}[2J\\nrunning");
         assert_eq!(state(vec![replica("ended", 9)]), "ended");
         assert_eq!(state(vec![replica("ended", 9), replica("running", 0)]), "running");
     }

@@ -49,7 +49,8 @@ fn dropped_line(stage: &StageStatus) -> Option<String> {
 /// When, what, and whether it is mended.
 fn drift_line(drift: &Drift) -> String {
     let Drift { at, stream, detail, mended, .. } = drift;
-    let line = format!("{} UTC: {stream}: {}", date_time(*at), one_line(detail, MAX_DETAIL));
+    let (stream, detail) = (one_line(stream, MAX_DETAIL), one_line(detail, MAX_DETAIL));
+    let line = format!("{} UTC: {stream}: {detail}", date_time(*at));
     if *mended { format!("{line}: mended\n") } else { Paint::Red.on(&line) + "\n" }
 }
 

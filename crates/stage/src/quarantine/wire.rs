@@ -15,7 +15,7 @@ pub(super) const MAX_FRAME: usize = MAX_OUTPUT_BYTES + (1 << 20);
 
 /// To the quarantine.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Told {
+pub(crate) enum Told {
     /// A key of a live table; its value is the next frame.
     Put { table: String, key: String, revision: u64, stored_at: u64 },
     /// A key is gone.
@@ -30,7 +30,7 @@ pub(super) enum Told {
 
 /// From the quarantine.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Said {
+pub(crate) enum Said {
     /// The stage is built.
     Ready,
     /// It cannot be built.
@@ -41,7 +41,7 @@ pub(super) enum Said {
 
 /// What `process` said of an input.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Answered {
+pub(crate) struct Answered {
     /// Where the input comes from, if it could be read.
     pub(super) capture: Option<Capture>,
     pub(super) answer: Ending,
@@ -58,7 +58,7 @@ impl Answered {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// So many outputs, each the next frame.
     Messages(usize),
     Nothing {
@@ -83,12 +83,12 @@ pub(super) enum Ending {
 }
 
 /// A frame's bytes.
-pub(super) fn written<T: Serialize>(what: &T) -> Vec<u8> {
+pub(crate) fn written<T: Serialize>(what: &T) -> Vec<u8> {
     encode(what, Codec::Bincode)
 }
 
 /// What a frame says.
-pub(super) fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
+pub(crate) fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
     decode_body(frame, Codec::Bincode)
 }
 
