@@ -25,7 +25,7 @@ pub struct Disk {
 mod ioctl {
     // EXT4_IOC_SHUTDOWN of the kernel's fs/ext4/ext4.h: the file system stops at once.
     nix::ioctl_read!(shutdown, b'X', 125, u32);
-    /// What is not on disk does not get there: neither data nor journal (EXT4_GOING_FLAGS_NOLOGFLUSH).
+    /// What is not on disk does not get there: neither data nor journal (`EXT4_GOING_FLAGS_NOLOGFLUSH`).
     pub(super) const NO_LOG_FLUSH: u32 = 2;
 }
 
