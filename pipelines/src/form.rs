@@ -54,7 +54,7 @@ pub(crate) struct WrittenKeeps {
     /// How often the server that `up` starts writes what it stores to disk for good (`"10s"`), or `always`: before it says that
     /// something is stored. A power failure may lose what came since. A server of your own has its own setting, `sync_interval`.
     #[serde(default, deserialize_with = "sync")]
-    #[schemars(!default, with = "Often", extend("default" = humantime::format_duration(DEFAULT_SYNC).to_string()))]
+    #[schemars(with = "Option<Often>", extend("default" = humantime::format_duration(DEFAULT_SYNC).to_string()))]
     pub(crate) sync: Option<Sync>,
 }
 
