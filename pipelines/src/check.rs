@@ -39,6 +39,8 @@ pub(crate) const BATCH_MAX: RangeInclusive<usize> = 1..=1024;
 
 /// How long a batch may wait to be filled, ms; longer is a delay that looks like a stall.
 pub(crate) const BATCH_WAIT_MS: RangeInclusive<u64> = 0..=60_000;
+
+/// How often a server may sync: more often costs as much as always, more seldom loses more than anybody reckons with.
 pub(crate) const SYNC: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 
 /// Bytes of a link: room for one message of the longest kind, and a disk.

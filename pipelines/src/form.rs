@@ -128,41 +128,37 @@ pub(crate) struct WrittenBatch {
     pub(crate) wait_ms: Option<u64>,
 }
 
-fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    struct Age;
-    impl Visitor<'_> for Age {
-        type Value = Duration;
+/// A value that is written as text.
+struct Text<T> {
+    expected: String,
+    read: fn(&str) -> Option<T>,
+}
 
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a duration such as \"7d\" or \"36h\"")
-        }
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
 
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
-            humantime::parse_duration(text).map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
-        }
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.expected)
     }
-    deserializer.deserialize_str(Age).map(Some)
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.read)(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let expected = "a duration such as \"7d\" or \"36h\"".into();
+    deserializer.deserialize_str(Text { expected, read: |text| humantime::parse_duration(text).ok() }).map(Some)
 }
 
 fn sync<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sync>, D::Error> {
-    struct Often;
-    impl Visitor<'_> for Often {
-        type Value = Sync;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            let [least, most] = [*SYNC.start(), *SYNC.end()].map(humantime::format_duration);
-            write!(f, "\"always\" or a duration of {least} to {most}, such as \"10s\"")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Sync, E> {
-            if text == ALWAYS {
-                return Ok(Sync::Always);
-            }
-            let every = humantime::parse_duration(text).ok().filter(|every| SYNC.contains(every));
-            every.map(Sync::Every).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
-        }
-    }
-    deserializer.deserialize_str(Often).map(Some)
+    let [least, most] = [*SYNC.start(), *SYNC.end()].map(humantime::format_duration);
+    let expected = format!("{ALWAYS:?} or a duration of {least} to {most}, such as \"10s\"");
+    let read = |text: &str| match text {
+        ALWAYS => Some(Sync::Always),
+        text => humantime::parse_duration(text).ok().filter(|every| SYNC.contains(every)).map(Sync::Every),
+    };
+    deserializer.deserialize_str(Text { expected, read }).map(Some)
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {

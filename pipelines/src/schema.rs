@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::Keep;
@@ -60,95 +60,62 @@ pub(crate) fn options_schema<O: Checked + JsonSchema>(generator: &mut SchemaGene
     schema
 }
 
-/// A size in bytes as people write it.
-pub(crate) struct Size;
+/// A type that stands for a value as people write it, in the place where the value is.
+macro_rules! schema {
+    ($(#[$doc:meta])* $visible:vis $name:ident, $schema:tt) => {
+        $(#[$doc])*
+        $visible struct $name;
 
-impl JsonSchema for Size {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Size".into()
-    }
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
 
-    fn inline_schema() -> bool {
-        true
-    }
+            fn inline_schema() -> bool {
+                true
+            }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // As the `bytesize` crate reads them.
-        json_schema!({
-            "type": ["string", "integer"],
-            "minimum": 0,
-            "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([bB]|[kKmMgGtTpPeE]([iI]?[bB]?))?\s*$",
-            "examples": ["256MiB", "1GiB"],
-        })
-    }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!($schema)
+            }
+        }
+    };
 }
+pub(crate) use schema;
 
-/// A duration as people write it.
-pub(crate) struct Age;
-
-impl JsonSchema for Age {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Age".into()
+schema!(
+    /// A size in bytes as people write it, and as the `bytesize` crate reads it.
+    pub(crate) Size,
+    {
+        "type": ["string", "integer"],
+        "minimum": 0,
+        "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([bB]|[kKmMgGtTpPeE]([iI]?[bB]?))?\s*$",
+        "examples": ["256MiB", "1GiB"],
     }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "pattern": format!("^{}$", duration_pattern()),
-            "examples": ["7d", "36h"],
-        })
-    }
-}
+);
+schema!(
+    /// A duration as people write it.
+    pub(crate) Age,
+    { "type": "string", "pattern": format!("^{}$", durations()), "examples": ["7d", "36h"] }
+);
+schema!(
+    /// A duration, or [`ALWAYS`].
+    pub(crate) Often,
+    { "type": "string", "pattern": format!("^({ALWAYS}|{})$", durations()), "examples": [ALWAYS, "10s"] }
+);
+schema!(
+    /// A name or a list of names.
+    pub(crate) Names,
+    { "type": ["string", "array"], "items": { "type": "string" }, "minItems": 1, "uniqueItems": true }
+);
 
 /// What `keep.sync` says instead of a duration.
 pub(crate) const ALWAYS: &str = "always";
 
-/// A duration, or [`ALWAYS`].
-pub(crate) struct Often;
-
-impl JsonSchema for Often {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Often".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "pattern": format!("^({ALWAYS}|{})$", duration_pattern()),
-            "examples": [ALWAYS, "10s"],
-        })
-    }
-}
-
-/// As the `humantime` crate reads them.
-fn duration_pattern() -> String {
+/// Durations as the `humantime` crate reads them.
+fn durations() -> String {
     let units = "nsec|ns|usec|us|µs|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|wk|w|months?|M|years?|yrs?|y";
     format!(r"\s*([0-9]+(\.[0-9]+)?\s*({units})\s*)+")
-}
-
-/// A name or a list of names.
-pub(crate) struct Names;
-
-impl JsonSchema for Names {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Names".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["string", "array"], "items": { "type": "string" }, "minItems": 1, "uniqueItems": true })
-    }
 }
 
 /// What a pipeline may be called.

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+
+use crate::schema::schema;
 
 /// A file of tests beside a pipeline: `tests/NAME.toml` for `NAME.toml`.
 #[derive(Deserialize, JsonSchema)]
@@ -264,26 +266,6 @@ impl<'de> Deserialize<'de> for WrittenPerson {
             value => Ok(Self::Vectors { vectors: vectors(&value).ok_or_else(wrong)?, space: None }),
         }
     }
-}
-
-macro_rules! schema {
-    ($name:ident, $schema:tt) => {
-        struct $name;
-
-        impl JsonSchema for $name {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
-            }
-        }
-    };
 }
 
 schema!(NearSchema, {

@@ -137,13 +137,11 @@ pub fn decode<M: Message>(kind: Option<&str>, codec: Codec, body: &[u8]) -> Resu
         1 => M::of_version_before(body, codec).ok_or_else(other)?,
         _ => return Err(other()),
     };
-    let read =
-        read.and_then(
-            |message: M| {
-                if message.is_finite() { Ok(message) } else { Err("a number in it is infinite or none".into()) }
-            },
-        );
-    read.map_err(|why| DecodeError::Malformed { kind: shown(kind), why })
+    read.and_then(finite).map_err(|why| DecodeError::Malformed { kind: shown(kind), why })
+}
+
+fn finite<M: Message>(message: M) -> Result<M, String> {
+    if message.is_finite() { Ok(message) } else { Err("a number in it is infinite or none".into()) }
 }
 
 /// Reads bytes that `encode` wrote, whatever they are; for records that are no messages (a fold's changes).

@@ -8,6 +8,9 @@ use ndarray::{Array4, ArrayView3, ArrayViewD, Ix3};
 /// The grids that the model looks at: px of its input between two places.
 pub(crate) const STRIDES: [u32; 3] = [8, 16, 32];
 
+/// What the model says of every place of a grid, and in how many numbers.
+pub(crate) const HEADS: [(&str, u32); 4] = [("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)];
+
 /// Both sides of the model's input are multiples of this: the coarsest grid.
 const MULTIPLE: u32 = 32;
 
@@ -68,8 +71,8 @@ pub(crate) struct Detector {
 impl Detector {
     /// Opens the model; it sees the longer side of a picture as `input_size` px.
     pub(crate) fn open(manifest: &Manifest, threads: usize, input_size: u32) -> Result<Self, OpenError> {
-        let names = STRIDES.map(|stride| ["cls", "obj", "bbox", "kps"].map(|head| format!("{head}_{stride}")));
-        let numbers = [1, 1, 4, 10].map(|numbers| [None, None, Some(numbers)]);
+        let names = STRIDES.map(|stride| HEADS.map(|(head, _)| format!("{head}_{stride}")));
+        let numbers = HEADS.map(|(_, numbers)| [None, None, Some(numbers)]);
         let outputs: Vec<Port<'_>> = names
             .iter()
             .flat_map(|names| names.iter().zip(&numbers).map(|(name, shape)| Port { name, shape }))
@@ -146,6 +149,11 @@ pub(crate) fn letterboxed(picture: &Picture) -> [usize; 2] {
     [picture.height(), picture.width()].map(|len| len.next_multiple_of(MULTIPLE) as usize)
 }
 
+/// Places of a grid of the model's input, whose height and width are `input`, px.
+pub(crate) fn places(input: [usize; 2], stride: u32) -> usize {
+    input.iter().map(|len| len / stride as usize).product()
+}
+
 /// What the model says of the places of one grid: `[1, N, 1]`, `[1, N, 1]`, `[1, N, 4]` and `[1, N, 10]`, N being the places.
 pub(crate) struct Grid<'o> {
     class: ArrayView3<'o, f32>,
@@ -159,17 +167,17 @@ pub(crate) struct Grid<'o> {
 
 impl<'o> Grid<'o> {
     fn of(outputs: &'o Outputs<'_>, stride: u32, input: [usize; 2]) -> Result<Self, RunError> {
-        let head = |name: &str| outputs.view(&format!("{name}_{stride}"));
-        let heads = [head("cls")?, head("obj")?, head("bbox")?, head("kps")?];
+        let [class, object, bounds, points] = HEADS.map(|(head, _)| outputs.view(&format!("{head}_{stride}")));
+        let heads = [class?, object?, bounds?, points?];
         Self::new(heads, stride, input).map_err(|why| outputs.unfit(why))
     }
 
     /// A model may leave sizes open that its outputs then have otherwise than `open` was told.
     pub(crate) fn new(heads: [ArrayViewD<'o, f32>; 4], stride: u32, input: [usize; 2]) -> Result<Self, String> {
-        let places = input.iter().map(|len| len / stride as usize).product();
+        let places = places(input, stride);
         let [class, object, bounds, points] = heads;
-        let fit = |head: ArrayViewD<'o, f32>, numbers: usize| {
-            let wanted = [1, places, numbers];
+        let fit = |head: ArrayViewD<'o, f32>, at: usize| {
+            let wanted = [1, places, HEADS[at].1 as usize];
             let found = head.shape().to_vec();
             let fits = found == wanted;
             head.into_dimensionality::<Ix3>().ok().filter(|_| fits).ok_or_else(|| {
@@ -177,10 +185,10 @@ impl<'o> Grid<'o> {
             })
         };
         Ok(Self {
-            class: fit(class, 1)?,
+            class: fit(class, 0)?,
             object: fit(object, 1)?,
-            bounds: fit(bounds, 4)?,
-            points: fit(points, 10)?,
+            bounds: fit(bounds, 2)?,
+            points: fit(points, 3)?,
             stride,
             input,
         })

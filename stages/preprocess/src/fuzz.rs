@@ -5,8 +5,14 @@ use causeway_pipelines::Gate;
 use causeway_schemas::Region;
 use ndarray::ArrayViewD;
 
-use crate::detector::{Grid, decode, letterboxed, suppress};
+use crate::detector::{Grid, HEADS, STRIDES, decode, letterboxed, places, suppress};
 use crate::{align, gate, largest_first, region};
+
+/// For each grid of a detector that is shown a picture: its places, and the numbers of each that every head has.
+pub fn grids(picture: &Picture) -> [(usize, [usize; 4]); 3] {
+    let size = letterboxed(picture);
+    STRIDES.map(|stride| (places(size, stride), HEADS.map(|(_, numbers)| numbers as usize)))
+}
 
 /// The faces that a detector's outputs mean, for each grid the four heads of its stride: those that can be turned upright, each
 /// with the aligned picture, and why it is not good enough. `None` where the outputs have not the shapes of a detector's.
@@ -16,7 +22,7 @@ pub fn faces(
     min_score: f32,
 ) -> Option<Vec<(Region, Picture, Option<String>)>> {
     let (mut faces, size) = (Vec::new(), letterboxed(picture));
-    for (stride, heads) in crate::detector::STRIDES.into_iter().zip(grids) {
+    for (stride, heads) in STRIDES.into_iter().zip(grids) {
         decode(&Grid::new(heads, stride, size).ok()?, min_score, &mut faces);
     }
     let faces = largest_first(suppress(faces)).into_iter().filter_map(|face| {

@@ -6,12 +6,6 @@ use ndarray::ArrayD;
 
 use crate::taken::Taken;
 
-const STRIDES: [usize; 3] = [8, 16, 32];
-/// Numbers of the heads: class, object, bounds, points.
-const NUMBERS: [usize; 4] = [1, 1, 4, 10];
-/// The sides of an input are multiples of it, px.
-const MULTIPLE: usize = 32;
-
 pub(crate) fn run(bytes: &[u8]) {
     let mut taken = Taken(bytes);
     let [width, height] = [taken.u8(), taken.u8()].map(|side| u32::from(side).max(1));
@@ -20,16 +14,13 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut numbers = numbers.into_iter().cycle();
     let picture =
         Picture::new(width, height, vec![90; (width * height * 3) as usize]).expect("as many bytes as pixels");
-    let places = |stride: usize| {
-        let side = |len: u32| (len as usize).next_multiple_of(MULTIPLE) / stride;
-        (side(width) * side(height)).saturating_add_signed(isize::from(off as i8) / 64)
-    };
-    let head = |stride: usize, count: usize, numbers: &mut dyn Iterator<Item = f32>| {
-        let places = places(stride);
-        let values = numbers.chain(std::iter::repeat(0.0)).take(places * count).collect();
-        ArrayD::from_shape_vec(vec![1, places, count], values).expect("as many numbers as the shape has")
-    };
-    let grids = STRIDES.map(|stride| NUMBERS.map(|count| head(stride, count, &mut numbers)));
+    let grids = causeway_preprocess::fuzz::grids(&picture).map(|(places, heads)| {
+        let places = places.saturating_add_signed(isize::from(off as i8) / 64);
+        heads.map(|count| {
+            let values = (&mut numbers).chain(std::iter::repeat(0.0)).take(places * count).collect();
+            ArrayD::from_shape_vec(vec![1, places, count], values).expect("as many numbers as the shape has")
+        })
+    });
     let views = grids.each_ref().map(|heads| heads.each_ref().map(|head| head.view()));
     let found = causeway_preprocess::fuzz::faces(&picture, views, 0.5);
     for (region, aligned, _) in found.iter().flatten() {
