@@ -6,7 +6,7 @@ use causeway_pipelines::Pipeline;
 use causeway_stand_in::script::{BYTES, CAMERA, ITEMS};
 
 use crate::{
-    Cluster, Running, StandIns, Tools, Verdict, drained_within, eventually, stand_in_pipeline, verdict, within,
+    Cluster, Running, StandIns, Tools, Verdict, drained_within, eventually, stand_in_pipeline, stopped, verdict,
 };
 
 /// What became of a run on a hub of three servers of which one after the other was killed.
@@ -68,7 +68,7 @@ pub async fn hub(tools: &Tools, rounds: usize) -> Hub {
     more_captured(&bus).await;
     // The source ends with its process; the rest goes on with what there is.
     let capture = up.stage_pid("capture", None).await;
-    let state = stopped(&bus, capture).await;
+    let state = stopped(PATIENCE, &bus, capture).await;
     drained_within(PATIENCE, &bus, &pipeline, state).await;
     let verdict = settled(&bus, &pipeline).await;
     up.stop().await.ok();
@@ -94,20 +94,6 @@ async fn settled(bus: &Bus, pipeline: &Pipeline) -> Verdict {
         last = now;
     }
     last
-}
-
-/// Stops the source for good, so that it is known how many messages it has given; the supervisor waits for it.
-pub(crate) async fn stopped(bus: &Bus, capture: u32) -> usize {
-    crate::signal(capture, "STOP");
-    // What is on its way when it is stopped is stored, or is not.
-    let mut last = 0;
-    within(PATIENCE, "the end of what was on its way", async || {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let now = bus.stream_state("faces_capture").await.ok()??.messages;
-        (std::mem::replace(&mut last, now) == now).then_some(())
-    })
-    .await;
-    last as usize
 }
 
 /// Waits until as much again as a second gives has been captured and named.

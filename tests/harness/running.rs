@@ -124,11 +124,6 @@ impl Running {
         self.child.try_wait().expect("it can be asked").is_none()
     }
 
-    /// Its home.
-    pub fn home(&self) -> &Path {
-        &self.home
-    }
-
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
@@ -136,13 +131,14 @@ impl Running {
 
     /// What it says of itself in `up.json`; waits until it is there.
     pub async fn about(&self) -> serde_json::Value {
-        let file = self.home.join("up.json");
-        eventually("up.json", async || {
-            let text = tokio::fs::read(&file).await.ok()?;
-            let about: serde_json::Value = serde_json::from_slice(&text).ok()?;
-            (about["pid"] == self.pid()).then_some(about)
-        })
-        .await
+        eventually("up.json", async || self.about_now()).await
+    }
+
+    /// The same where it is there: not of a run before.
+    pub fn about_now(&self) -> Option<serde_json::Value> {
+        let text = std::fs::read(self.home.join("up.json")).ok()?;
+        let about: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        (about["pid"] == self.pid()).then_some(about)
     }
 
     /// The process of a stage, as soon as it runs as another one than `not`.

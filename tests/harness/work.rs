@@ -68,3 +68,20 @@ pub async fn drained_within(patience: Duration, bus: &Bus, pipeline: &Pipeline, 
     })
     .await;
 }
+
+/// Stops the source for good, so that it is known how many messages it has given; the supervisor waits for it.
+///
+/// # Panics
+/// When there is no such process, or it does not come to rest in time.
+pub async fn stopped(patience: Duration, bus: &Bus, capture: u32) -> usize {
+    crate::signal(capture, "STOP");
+    // What is on its way when it is stopped is stored, or is not.
+    let mut last = 0;
+    within(patience, "the end of what was on its way", async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = bus.stream_state("faces_capture").await.ok()??.messages;
+        (std::mem::replace(&mut last, now) == now).then_some(())
+    })
+    .await;
+    last as usize
+}

@@ -36,18 +36,14 @@ async fn running(site: &Site) {
     eventually("running", async || beat(site).await.filter(|beat| beat.state == "running")).await;
 }
 
-/// The starts that gave them, in order.
-fn epochs(shots: &[Shot]) -> BTreeSet<u64> {
-    shots.iter().map(|shot| shot.frame.capture.epoch).collect()
-}
-
-/// Of so many starts, each: no number is missing, none is twice, and the pictures go on.
-fn assert_goes_on(shots: &[Shot], starts: usize) {
-    let epochs = epochs(shots);
+/// Of so many starts, each: no number is missing, none is twice, and the pictures go on. Gives the starts in order.
+fn assert_goes_on(shots: &[Shot], starts: usize) -> Vec<u64> {
+    let epochs: BTreeSet<u64> = shots.iter().map(|shot| shot.frame.capture.epoch).collect();
     assert_eq!(epochs.len(), starts);
-    for epoch in epochs {
+    for &epoch in &epochs {
         assert_one_goes_on(shots, epoch);
     }
+    epochs.into_iter().collect()
 }
 
 fn assert_one_goes_on(shots: &[Shot], epoch: u64) {
@@ -98,7 +94,7 @@ async fn comes_and_goes(scheme: &str) {
     running(&site).await;
     capture.kill().await;
     let before = shots(&site).await;
-    assert_goes_on(&before, 1);
+    let first = assert_goes_on(&before, 1);
     let before = before.len();
     assert!(before >= 50, "{before}");
 
@@ -106,7 +102,7 @@ async fn comes_and_goes(scheme: &str) {
     stored(&site, before as u64 + 10).await;
     assert_eq!(capture.stop().await, Some(0));
     let all = shots(&site).await;
-    assert_goes_on(&all, 2);
+    assert_eq!(assert_goes_on(&all, 2)[0], first[0], "a later start has a later number");
     assert_eq!(super::ids(&all).len(), all.len());
 }
 
