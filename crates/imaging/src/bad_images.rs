@@ -211,3 +211,18 @@ fn broken_bytes_are_an_error_or_a_picture_and_never_a_panic() {
         }
     }
 }
+
+/// Each component stands in the header with its name and how it is sampled; the decoder panics at some.
+#[test]
+fn a_jpeg_that_is_sampled_oddly_is_refused() {
+    let sampled = |name: u8, sampling: u8| {
+        let at = CMYK_JPEG.windows(3).position(|three| three == [name, 0x11, 0]).unwrap();
+        [&CMYK_JPEG[..=at], &[sampling], &CMYK_JPEG[at + 2..]].concat()
+    };
+    for name in *b"CMYK" {
+        let odd = decode(&sampled(name, 0x13), PLENTY);
+        // Where the first is the largest, the last has to be as large.
+        assert!(matches!(&odd, Err(ImageError::Unsupported { .. })), "{}: {odd:?}", char::from(name));
+    }
+    assert!(decode(&sampled(b'C', 0x11), PLENTY).is_ok());
+}

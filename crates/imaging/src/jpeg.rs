@@ -22,9 +22,22 @@ pub(crate) fn open(bytes: &[u8], max_pixels: u64) -> Result<(Probe, Decoder<'_>)
     if u64::from(width) * u64::from(height) > max_pixels {
         return Err(ImageError::TooManyPixels { width, height, max_pixels });
     }
+    let components = decoder.header().components.iter();
+    let sampling: Vec<[u8; 2]> = components.map(|one| [one.horizontal_sampling, one.vertical_sampling]).collect();
+    if is_sampled_oddly(&sampling) {
+        return Err(ImageError::Unsupported { what: "a JPEG of four components that are sampled in this way".into() });
+    }
     // A broken EXIF block does not make a picture unreadable: every viewer then shows it as it is stored.
     let orientation = decoder.exif_orientation().filter(|orientation| (1..=8).contains(orientation)).unwrap_or(1);
     Ok((Probe { format: Format::Jpeg, width, height, orientation }, decoder))
+}
+
+/// Whether a picture of four components (CMYK, YCCK) has the first or the last of them smaller than it is, or the middle two of two
+/// sizes. No encoder makes it so, and the decoder panics there.
+fn is_sampled_oddly(sampling: &[[u8; 2]]) -> bool {
+    let &[first, second, third, last] = sampling else { return false };
+    let most = [0, 1].map(|axis| sampling.iter().map(|one| one[axis]).max().unwrap_or(0));
+    first != most || last != most || second != third
 }
 
 /// The pixels as stored, not turned; the longer side is not below `longer_side` px unless the whole picture's is.
