@@ -3,6 +3,7 @@
 mod camera;
 mod cluster;
 mod collector;
+mod corruption;
 mod disks;
 mod faults;
 mod flood;
@@ -23,6 +24,7 @@ mod work;
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use cluster::Cluster;
 pub use collector::{Collector, Span};
+pub use corruption::{Became, Case, Corruption, Harm, Judged, Sort, Stage};
 pub use disks::{Disk, Tmpfs};
 pub use faults::{at_work, faces_up, stand_ins_at, without_faults};
 pub use flood::{Flood, flood};

@@ -1,9 +1,10 @@
 //! One writer: a standby takes over, and a writer that slept is refused by the server, not by luck.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use causeway_bus::names;
-use causeway_schemas::Codec;
+use causeway_schemas::{Codec, Id};
 use futures::StreamExt as _;
 use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, faces, signal, verdict};
 
@@ -121,6 +122,24 @@ async fn ended(tools: &Tools, input: &std::path::Path) -> tempfile::TempDir {
     home
 }
 
+/// The outcomes of a home, and the clusters that its changelog makes.
+async fn stored(home: &std::path::Path) -> (Verdict, Vec<BTreeSet<Id>>) {
+    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let stored = harness::Stored::open(home, &pipeline).await;
+    let verdict = verdict(&stored.bus, &pipeline).await;
+    let mut fold = causeway_cluster::Cluster::with_threshold(0.4);
+    let mut records = stored.bus.scan(&names::changelog("faces", "cluster"), 1, false).await.expect("a changelog");
+    while let Some(record) = records.next().await {
+        let change = causeway_schemas::decode_body(&record.expect("a record").body, Codec::Bincode).expect("a change");
+        causeway_stage::Fold::apply(&mut fold, &change);
+    }
+    let mut clusters: Vec<BTreeSet<Id>> =
+        fold.clusters().map(|(_, members)| members.iter().copied().collect()).collect();
+    clusters.sort();
+    stored.close().await;
+    (verdict, clusters)
+}
+
 /// The next `up` stops and says why, in one line, and what to do.
 async fn assert_stops(tools: &Tools, input: &std::path::Path, home: &std::path::Path, why: &str) {
     let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path")];
@@ -160,7 +179,7 @@ async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
     };
     // The server counts the entry by what it wrote down when it ended, and does not give it, without a word.
     damage(home.path(), flip);
-    assert_stops(&tools, input.path(), home.path(), "of faces_cluster_log is missing").await;
+    assert_stops(&tools, input.path(), home.path(), "of faces_cluster_log are missing").await;
     // Where it has to read its files it finds that the checksum is wrong, and forgets that there was an entry.
     let messages = damage(home.path(), flip);
     std::fs::remove_file(messages.join("index.db")).expect("it is removed");
@@ -169,6 +188,59 @@ async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
     let messages = damage(home.path(), |block| block.truncate(block.len() - 100));
     std::fs::remove_file(messages.join("index.db")).expect("it is removed");
     assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
+}
+
+/// As after a power failure: the outcomes tell of changes that the changelog has lost. They are made again as they were told.
+#[tokio::test]
+async fn what_the_end_of_the_changelog_has_lost_is_made_again_as_it_was_told() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    copy_photos(&tools, input.path(), 4);
+    let home = ended(&tools, input.path()).await;
+    let (before, clusters) = stored(home.path()).await;
+    assert!(clusters.len() < before.assigned.len(), "some belong together: {clusters:?}");
+    let up = ["up", "pipelines/faces.toml", "--input", input.path().to_str().expect("a path"), "--until-drained"];
+    let lose_half = || {
+        let messages = damage(home.path(), |block| block.truncate(block.len() / 2));
+        std::fs::remove_file(messages.join("index.db")).expect("it is removed");
+    };
+    let stops = async || {
+        let stopped = Running::start(&tools, home.path(), &up).finish().await;
+        assert_eq!(stopped.code, Some(1), "{stopped:?}");
+        assert!(stopped.stderr.contains("let `causeway reconcile` run again what is kept of it"), "{stopped:?}");
+    };
+    let reconcile = async |more: &[&str]| {
+        Running::start(&tools, home.path(), &[&["reconcile", "pipelines/faces.toml"], more].concat()).finish().await
+    };
+    lose_half();
+    stops().await;
+    assert!(!reconcile(&["--dry-run", "--json"]).await.json()["again"].as_array().expect("a list").is_empty());
+    // Nothing was done yet.
+    stops().await;
+    let told = reconcile(&["--json"]).await;
+    assert_eq!((told.code, told.json()["lost"].as_array().map(Vec::len)), (Some(0), Some(0)), "{told:?}");
+    Running::start(&tools, home.path(), &up).finish().await.ok();
+    let (after, as_folded) = stored(home.path()).await;
+    after.assert_exactly_once();
+    assert_eq!(after.assigned, before.assigned);
+    assert_eq!(as_folded, clusters);
+
+    // What has no copy any more is named, and the others go on without it.
+    lose_half();
+    stops().await;
+    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let store = harness::Stored::open(home.path(), &pipeline).await;
+    store.bus.purge(&names::stream("faces", "capture")).await.expect("it is emptied");
+    store.close().await;
+    let told = reconcile(&["--json"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let lost = told.json()["lost"].clone();
+    let names: Vec<&str> = lost.as_array().expect("a list").iter().filter_map(|one| one["item"].as_str()).collect();
+    assert!(!names.is_empty() && names.iter().all(|name| input.path().join(name).exists()), "{lost}");
+    Running::start(&tools, home.path(), &up).finish().await.ok();
+    let (after, as_folded) = stored(home.path()).await;
+    assert_eq!(after.assigned, before.assigned);
+    assert!(as_folded.iter().flatten().count() < clusters.iter().flatten().count());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod cameras;
 mod chaos;
 mod connect;
 mod containers;
+mod damage;
 mod demo;
 mod disk;
 mod editor;

@@ -1,14 +1,16 @@
 //! The long series of `./dev chaos`: hundreds of kills of real processes, and the table that docs/guarantees.md has.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use causeway_pipelines::Pipeline;
 use clap::Parser;
+use futures::StreamExt as _;
 use harness::{
-    Flood, Hub, Oracle, Power, PowerRun, Running, StageProcess, StandIns, Tools, at_work, copy_photos, drained_within,
-    faces_up, flood, hub, may_skip, mutations_caught, power, stand_ins_at, without_faults,
+    Became, Corruption, Flood, Hub, Judged, Oracle, Power, PowerRun, Running, StageProcess, StandIns, Tools, at_work,
+    copy_photos, drained_within, faces_up, flood, hub, may_skip, mutations_caught, power, stand_ins_at, without_faults,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +32,12 @@ struct Args {
     /// These parts alone
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<Part>,
+    /// What the damage to stores is drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Say of each damaged store what was said of it
+    #[arg(long)]
+    verbose: bool,
     /// Print one JSON object and nothing else
     #[arg(long)]
     json: bool,
@@ -51,6 +59,8 @@ enum Part {
     Power,
     /// Whether the oracle can fail
     Oracle,
+    /// Files of the store that a disk has changed, cut or lost
+    Corruption,
 }
 
 impl Args {
@@ -148,6 +158,24 @@ struct Found {
     flood: Option<Flood>,
     hub: Option<Hub>,
     power: Vec<(PowerRun, Power)>,
+    corruption: Option<Vec<Judged>>,
+}
+
+/// Damaged stores, two at a time.
+async fn corruption(tools: &Tools, args: &Args) -> Vec<Judged> {
+    use harness::Stage::{Drained, Folder, Killed, Stopped};
+    let corruption = Corruption::new(tools, &[Drained, Stopped, Killed, Folder]).await;
+    let cases = corruption.cases((200.0 * args.share).ceil() as usize, args.seed);
+    let all = cases.len();
+    let judged = futures::stream::iter(cases).map(|case| corruption.judge(case)).buffered(2);
+    let told = |(at, judged): (usize, Judged)| {
+        eprintln!("{}/{all} {:?}: {}", at + 1, judged.became, judged.case);
+        if matches!(judged.became, Became::Silent | Became::Stuck) || args.verbose {
+            eprintln!("{:#}", judged.to_json());
+        }
+        judged
+    };
+    judged.enumerate().map(told).collect().await
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -194,6 +222,10 @@ async fn main() -> ExitCode {
         eprintln!("sabotages …");
         found.caught = Some(mutations_caught().await);
     }
+    if is_asked(Part::Corruption) {
+        eprintln!("damaged stores …");
+        found.corruption = Some(corruption(&Tools::find(), &args).await);
+    }
     if args.json {
         println!("{}", found.to_json());
     } else {
@@ -233,7 +265,12 @@ impl Found {
         let is_dry = self.flood.as_ref().is_none_or(|flood| flood.letters == flood.expected && flood.crashed == 0);
         let is_whole = (self.sum("missing"), self.sum("doubled"), never) == (0, 0, 0)
             && self.hub.as_ref().is_none_or(|hub| hub.captured.0 == hub.captured.1);
-        is_whole && is_dry && is_kept && self.faults.is_empty() && self.caught.is_none_or(|caught| caught == 5)
+        is_whole
+            && is_dry
+            && is_kept
+            && self.corruption.iter().flatten().all(Judged::is_well)
+            && self.faults.is_empty()
+            && self.caught.is_none_or(|caught| caught == 5)
     }
 
     fn to_json(&self) -> Value {
@@ -244,6 +281,7 @@ impl Found {
             "worst_recovery_warm_s": self.worst("worst_recovery_warm_s"),
             "worst_recovery_restart_s": self.worst("worst_recovery_restart_s"),
             "oracle_mutations_caught": self.caught,
+            "corruption": self.corruption.as_ref().map(|judged| judged.iter().map(Judged::to_json).collect::<Vec<_>>()),
         })
     }
 
@@ -279,18 +317,41 @@ impl Found {
             println!("good photos a second: {alone:.2} alone, {among:.2} among them, {:.3} of it", among / alone);
         }
         for (run, power) in &self.power {
-            let Power { cuts, captured, lost, oldest_s, unnamed, again, missing, doubled, .. } = power;
+            let Power { cuts, captured, lost, oldest_s, unnamed, again, asked, missing, doubled, .. } = power;
             println!(
                 "\n{}: power cut {cuts} times, {captured} captured before, {lost} lost (the oldest {oldest_s:.1} s before its cut; {unnamed} not \
-                 after the last of its start), {again} sent again, {missing} missing, {doubled} doubled",
+                 after the last of its start), {again} sent again (at {asked} starts before the fold went on), {missing} missing, {doubled} doubled",
                 source(*run)
             );
             for said in &power.stopped {
                 println!("it stopped: {}", said.lines().last().unwrap_or_default());
             }
         }
+        if let Some(judged) = &self.corruption {
+            print_corruption(judged);
+        }
         if let Some(caught) = self.caught {
             println!("\nsabotages of the contract that the oracle found: {caught} of 5");
         }
+    }
+}
+
+/// What became of damaged files, by what they hold.
+fn print_corruption(judged: &[Judged]) {
+    use Became::{Healed, NoEffect, Repaired, Silent, Stuck, Told};
+    println!("\n| damaged file | cases | no effect | healed | repaired | told | silent | stuck |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let mut rows: BTreeMap<_, Vec<Became>> = BTreeMap::new();
+    for Judged { case, became, .. } in judged {
+        rows.entry(Some((case.sort, case.role()))).or_default().push(*became);
+        rows.entry(None).or_default().push(*became);
+    }
+    let all = rows.remove(&None);
+    let rows = rows.into_iter().filter_map(|(of, became)| Some((of?, became)));
+    let named = rows.map(|((sort, role), became)| (format!("{} of {role}", sort.name()), became));
+    for (name, became) in named.chain(all.map(|all| ("all".into(), all))) {
+        let counts = [NoEffect, Healed, Repaired, Told, Silent, Stuck]
+            .map(|sort| became.iter().filter(|&&became| became == sort).count().to_string());
+        println!("| {name} | {} | {} |", became.len(), counts.join(" | "));
     }
 }

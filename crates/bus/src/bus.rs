@@ -43,6 +43,17 @@ pub enum BusError {
     /// A body is not in the object store, since it never was or its time is over; or it is longer than any that is read.
     #[error("cannot have the body {0} from the object store")]
     NoBody(String),
+    /// The server cannot read how far a durable was, and makes none in its place while that file lies there (nats-server 2.15.1).
+    #[error(
+        "cannot make the durable {durable} of {stream}: the broker cannot read how far it was; remove the file \
+         obs/{durable}/o.dat of this stream in the broker's store and try again: what was handled is delivered once more"
+    )]
+    DurableState {
+        /// The stream.
+        stream: String,
+        /// The durable.
+        durable: String,
+    },
     /// A request failed.
     #[error("cannot {what}: {why}")]
     Request {

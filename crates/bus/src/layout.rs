@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PriorityPolicy, pull};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{kv, object_store};
+use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{ErrorCode, kv, object_store};
 
 use crate::bus::error_chain;
 use crate::pull::WRITER_GROUP;
@@ -20,6 +20,9 @@ const MAX_ACK_PENDING: i64 = 4096;
 const PINNED_ACK_PENDING: i64 = 256;
 /// A pinned taker that does not pull for this long loses its pin to a standby.
 const PIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the server answers where a durable's files cannot be read or made.
+const CONSUMER_STORE_FAILED: ErrorCode = ErrorCode(10012);
 
 /// How often holders of messages say they are alive: three times an ack wait.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(300);
@@ -161,6 +164,7 @@ impl Bus {
             }
             Err(_) => {
                 self.js.create_stream(wanted).await.map_err(|error| fail(error_chain(&error)))?;
+                self.made(&wish.name).await?;
                 Applied::Made
             }
         };
@@ -171,6 +175,24 @@ impl Bus {
             }
         }
         Ok(applied)
+    }
+
+    /// A stream was just made. Where the server has its messages and could not read its settings it takes the messages and leaves
+    /// the settings as they are (nats-server 2.15.1), so that it would not know the stream at its next start: a change writes them.
+    async fn made(&self, stream: &str) -> Result<(), BusError> {
+        let fail = |why: String| BusError::request(format!("make the stream {stream}"), why);
+        let handle = self.js.get_stream(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        let info = handle.cached_info();
+        if info.state.last_sequence == 0 {
+            return Ok(());
+        }
+        self.js.update_stream(&info.config).await.map_err(|error| fail(error_chain(&error)))?;
+        tracing::warn!(
+            stream,
+            messages = info.state.messages,
+            "the broker could not read the settings of this stream: it was made again with the messages that it had"
+        );
+        Ok(())
     }
 
     async fn apply_durable(&self, stream: &str, wish: &DurableWish) -> Result<Applied, BusError> {
@@ -186,7 +208,12 @@ impl Bus {
                 Ok(Applied::Changed)
             }
             Err(_) => {
-                handle.create_consumer(wanted).await.map_err(|error| fail(error_chain(&error)))?;
+                handle.create_consumer(wanted).await.map_err(|error| match error.kind() {
+                    ConsumerErrorKind::JetStream(refusal) if refusal.error_code() == CONSUMER_STORE_FAILED => {
+                        BusError::DurableState { stream: stream.into(), durable: wish.name.clone() }
+                    }
+                    _ => fail(error_chain(&error)),
+                })?;
                 Ok(Applied::Made)
             }
         }
@@ -243,6 +270,7 @@ impl Bus {
                 };
                 let made = self.js.create_key_value(config).await;
                 made.map_err(|error| BusError::request(format!("make the table {name}"), error_chain(&error)))?;
+                self.made(&format!("KV_{name}")).await?;
             }
             BucketWish::Bodies { name, age, copies } => {
                 if self.js.get_object_store(name).await.is_ok() {
@@ -257,6 +285,7 @@ impl Bus {
                 };
                 let made = self.js.create_object_store(config).await;
                 made.map_err(|error| BusError::request(format!("make the object store {name}"), error_chain(&error)))?;
+                self.made(&format!("OBJ_{name}")).await?;
             }
         }
         Ok(Applied::Made)
@@ -277,7 +306,6 @@ impl Bus {
 
     /// A stream as it is; `None` where there is none of this name.
     pub async fn stream_state(&self, stream: &str) -> Result<Option<StreamState>, BusError> {
-        use async_nats::jetstream::ErrorCode;
         use async_nats::jetstream::context::GetStreamErrorKind;
         match self.js.get_stream(stream).await {
             Ok(handle) => {

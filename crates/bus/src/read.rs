@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
@@ -30,9 +32,53 @@ const MESSAGE_SIZE: &str = "Nats-Msg-Size";
 /// Stored messages in order.
 pub type Records = BoxStream<'static, Result<Record, BusError>>;
 
+/// While stored messages are read, a broker that says nothing for this long is asked for the next one by its number.
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+
+/// Messages with how many are behind each.
+type Following = BoxStream<'static, Result<(Record, u64), BusError>>;
+
+/// Reading what is stored.
+struct Scan {
+    bus: Bus,
+    stream: String,
+    headers_only: bool,
+    records: Following,
+    /// No message before this one is still to come.
+    next: u64,
+    last: u64,
+}
+
+impl Scan {
+    async fn next(&mut self) -> Result<Option<Record>, BusError> {
+        let Ok(next) = tokio::time::timeout(SILENCE, self.records.next()).await else {
+            return self.ask().await;
+        };
+        let Some((record, pending)) = next.transpose()? else { return Ok(None) };
+        // The last message may be gone by the time it would come (an interest stream, an outcome of old).
+        self.next = if pending == 0 { self.last + 1 } else { record.sequence + 1 };
+        Ok(Some(record))
+    }
+
+    /// The broker says nothing of a message that it cannot read, nor of those behind it in some cases.
+    async fn ask(&mut self) -> Result<Option<Record>, BusError> {
+        while self.next <= self.last {
+            let found = self.bus.message_at(&self.stream, self.next).await?;
+            self.next += 1;
+            if found.is_some() {
+                if self.next <= self.last {
+                    self.records = self.bus.follow_from(&self.stream, self.next, self.headers_only).await?;
+                }
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl Bus {
     /// Every message of `stream` from sequence `from` on that is stored now, in order; the bodies too unless `headers_only`.
-    /// A stream that does not exist has none.
+    /// What the broker cannot read is passed over. A stream that does not exist has none.
     pub async fn scan(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
         let Some(state) = self.stream_state(stream).await? else { return Ok(futures::stream::empty().boxed()) };
         let last = state.last_sequence;
@@ -40,16 +86,15 @@ impl Bus {
             return Ok(futures::stream::empty().boxed());
         }
         let records = self.follow_from(stream, from, headers_only).await?;
-        // The last message may be gone by the time it would come (an interest stream, an outcome of old): the pending count
-        // that comes with each delivery says when there is nothing behind it.
+        let scan = Scan { bus: self.clone(), stream: stream.into(), headers_only, records, next: from, last };
         // It ends with the last message, not when one more is asked for: that one may never come.
-        let next_of = move |records: Option<BoxStream<'static, Result<(Record, u64), BusError>>>| async move {
-            let mut records = records?;
-            let next = records.next().await?;
-            let is_last = next.as_ref().map_or(true, |(record, pending)| record.sequence >= last || *pending == 0);
-            Some((next.map(|(record, _)| record), (!is_last).then_some(records)))
+        let next_of = |scan: Option<Scan>| async move {
+            let mut scan = scan?;
+            let next = scan.next().await.transpose()?;
+            let goes_on = next.is_ok() && scan.next <= scan.last;
+            Some((next, goes_on.then_some(scan)))
         };
-        Ok(futures::stream::unfold(Some(records), next_of).boxed())
+        Ok(futures::stream::unfold(Some(scan), next_of).boxed())
     }
 
     /// Every message of `stream` from sequence `from` on, and those to come.
@@ -58,12 +103,7 @@ impl Bus {
         Ok(records.map(|next| next.map(|(record, _)| record)).boxed())
     }
 
-    async fn follow_from(
-        &self,
-        stream: &str,
-        from: u64,
-        headers_only: bool,
-    ) -> Result<BoxStream<'static, Result<(Record, u64), BusError>>, BusError> {
+    async fn follow_from(&self, stream: &str, from: u64, headers_only: bool) -> Result<Following, BusError> {
         let what = format!("read the stream {stream}");
         let fail = |why: &dyn std::error::Error| BusError::request(what.clone(), error_chain(why));
         let handle = self.js.get_stream(stream).await.map_err(|error| fail(&error))?;

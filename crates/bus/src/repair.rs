@@ -87,6 +87,14 @@ impl Bus {
         }
     }
 
+    /// Acks in the name of a durable a message that the broker delivered once and cannot read any more: it would wait for it for ever.
+    pub async fn ack_unreadable(&self, stream: &str, durable: &str, sequence: u64) -> Result<(), BusError> {
+        // Deliveries, sequence, the durable's own sequence, time, pending: of these only the sequence is looked at.
+        let subject = format!("$JS.ACK.{stream}.{durable}.1.{sequence}.1.0.0");
+        let acked = self.client.publish(subject, "+ACK".into()).await;
+        acked.map_err(|error| BusError::request(format!("ack message {sequence} of {stream} for {durable}"), error))
+    }
+
     /// The names of all streams that the account has, also those behind tables and bodies.
     pub async fn stream_names(&self) -> Result<Vec<String>, BusError> {
         let names: Result<Vec<String>, _> = self.js.stream_names().try_collect().await;

@@ -136,6 +136,12 @@ impl Server {
         Some(error.rsplit_once(": ").map_or(error, |(_, why)| why).to_owned())
     }
 
+    /// Removes what it wrote down of a durable and cannot read: it makes none in its place otherwise.
+    pub fn forget_durable(&self, stream: &str, durable: &str) -> std::io::Result<()> {
+        let of_stream = self.log.path.with_file_name("store").join("jetstream/$G/streams").join(stream);
+        std::fs::remove_file(of_stream.join("obs").join(durable).join("o.dat"))
+    }
+
     /// Asks it to end, and does not wait.
     pub fn terminate(&self) {
         if let Some(pid) = self.child.id() {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 
 use crate::bus::error_chain;
+use crate::read::SILENCE;
 use crate::{Bus, BusError, names};
 
 /// One entry of a table.
@@ -135,15 +136,33 @@ impl Bus {
         let store = self.store(table).await?;
         let bucket = format!("KV_{}", names::bucket(&self.pipeline, table));
         let state = self.stream_state(&bucket).await?;
-        let until = state.filter(|state| state.messages > 0).map_or(0, |state| state.last_sequence);
+        let mut until = state.filter(|state| state.messages > 0).map_or(0, |state| state.last_sequence);
         let mut loaded = until == 0;
         if loaded && !told(Follow::Loaded) {
             return Ok(());
         }
         let mut watch = store.watch_with_history(">").await.map_err(|error| fail(error_chain(&error)))?;
-        while let Some(entry) = watch.next().await {
+        let mut seen = 0;
+        loop {
+            let next = if loaded { Ok(watch.next().await) } else { tokio::time::timeout(SILENCE, watch.next()).await };
+            let Ok(next) = next else {
+                // The broker says nothing of an entry that it cannot read: it is asked for the last one itself.
+                while until > seen && self.message_at(&bucket, until).await?.is_none() {
+                    until -= 1;
+                }
+                if until <= seen {
+                    tracing::warn!(table, "the broker does not give all entries of this table");
+                    loaded = true;
+                    if !told(Follow::Loaded) {
+                        return Ok(());
+                    }
+                }
+                continue;
+            };
+            let Some(entry) = next else { break };
             let entry = entry.map_err(|error| fail(error_chain(&error)))?;
             let revision = entry.revision;
+            seen = revision;
             let follow = match entry.operation {
                 Operation::Put => Follow::Put(entry.into()),
                 Operation::Delete | Operation::Purge => Follow::Removed { key: entry.key, revision },

@@ -11,6 +11,7 @@ use causeway_stage::{Heartbeat, now_ns, read_ledger};
 use futures::StreamExt as _;
 
 use crate::drift::Watch;
+use crate::kept;
 use crate::metrics::Told;
 use crate::net::Net;
 
@@ -46,6 +47,13 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
                 let error = format!("{error:#}");
                 tracing::warn!(error, "what the broker gave up on is not set aside yet; it is tried again");
             }
+        }
+        // Every time, since what is captured later than this is not missed.
+        if let Err(error) = watch.ends(&agent.bus, &agent.pipeline, true, &agent.told).await {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "the ends of the sources' streams not looked at; it comes again"
+            );
         }
         if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
             tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
@@ -94,6 +102,7 @@ impl Agent {
         if first_kept <= state.first_sequence {
             return Ok(0);
         }
+        kept::purged(&self.bus, &stream, first_kept).await?;
         self.bus.purge_below(&stream, first_kept).await?;
         let purged = first_kept - state.first_sequence;
         let total = self.told.given_up.fetch_add(given_up, Ordering::Relaxed) + given_up;

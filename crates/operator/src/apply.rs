@@ -75,6 +75,7 @@ pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) =
         connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::from_secs(args.wait)).await?;
     let done = layout::apply(&bus, &pipeline).await?;
+    crate::drift::lost(&bus, &pipeline).await?;
     if args.json {
         let done: serde_json::Map<_, _> = done.into_iter().map(|(name, what)| (name, word(what).into())).collect();
         println!("{}", serde_json::Value::Object(done));
@@ -97,6 +98,7 @@ fn word(applied: Applied) -> &'static str {
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::ZERO).await?;
     layout::apply(&bus, &pipeline).await?;
+    crate::drift::lost(&bus, &pipeline).await?;
     let stop = crate::stop::Stop::on_signals()?.told();
     let told = Told::new(&bus, &pipeline, "agent");
     let address = told.serve(args.metrics.address, None).await?;

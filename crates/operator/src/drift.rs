@@ -9,10 +9,10 @@ use causeway_pipelines::Pipeline;
 use causeway_stage::now_ns;
 use serde::{Deserialize, Serialize};
 
-use crate::layout;
 use crate::metrics::Told;
 use crate::net::Removed;
 use crate::terminal::count;
+use crate::{kept, layout};
 
 /// How often it is looked: some forty small requests.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -51,13 +51,37 @@ struct Seen {
 pub(crate) struct Watch {
     looked: Option<Instant>,
     durables: HashMap<(String, String), Seen>,
-    /// The last sequence that each stream was seen at.
-    streams: HashMap<String, u64>,
     findings: Vec<Drift>,
     /// Whether there are findings that are not stored yet.
     is_new: bool,
     /// What could not be mended, and when that was last tried.
     tried: HashMap<(String, &'static str), Instant>,
+}
+
+/// A stream or a table has not what it had.
+const RESET: &str = "reset";
+
+/// What a broker that was just met has lost since it was last seen: it is said, and kept for `status`.
+pub(crate) async fn lost(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<()> {
+    let mut lost = kept::look(bus, pipeline, false).await?;
+    lost.extend(kept::look_at_table(bus, names::PEOPLE).await?);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let mut all = findings(bus).await;
+    for (stream, detail) in lost {
+        tracing::warn!(stream, detail, "the broker has lost what was stored");
+        all.push(Drift { at: now_ns(), stream, sort: RESET.into(), detail, mended: false });
+    }
+    store(bus, &mut all).await
+}
+
+/// Keeps the newest of them.
+async fn store(bus: &Bus, findings: &mut Vec<Drift>) -> anyhow::Result<()> {
+    let excess = findings.len().saturating_sub(KEPT);
+    findings.drain(..excess);
+    bus.table_put(names::CONTROL, KEY, serde_json::to_vec(findings)?.into()).await?;
+    Ok(())
 }
 
 /// What the agent found last, the newest last.
@@ -78,13 +102,13 @@ impl Watch {
             self.findings = stored;
         }
         self.looked = Some(Instant::now());
+        // Before what is missing is made anew.
+        self.ends(bus, pipeline, false, told).await?;
         for wish in layout::streams(pipeline) {
             self.stream(bus, &wish, told).await?;
         }
         if self.is_new {
-            let excess = self.findings.len().saturating_sub(KEPT);
-            self.findings.drain(..excess);
-            bus.table_put(names::CONTROL, KEY, serde_json::to_vec(&self.findings)?.into()).await?;
+            store(bus, &mut self.findings).await?;
             self.is_new = false;
         }
         Ok(())
@@ -114,12 +138,19 @@ impl Watch {
         for durable in &wish.durables {
             self.durable(bus, &wish.name, durable, told).await?;
         }
-        let Some(state) = bus.stream_state(&wish.name).await? else { return Ok(()) };
-        let last = self.streams.insert(wish.name.clone(), state.last_sequence);
-        if let Some(last) = last.filter(|&last| last > state.last_sequence) {
-            let detail = format!("its last message was {last} and is {}: messages went", state.last_sequence);
-            let detail = detail + "; `causeway reconcile` runs again what it can";
-            self.say(&wish.name, "reset", detail, false, told);
+        Ok(())
+    }
+
+    /// Says which streams, or sources', have lost their end.
+    pub(crate) async fn ends(
+        &mut self,
+        bus: &Bus,
+        pipeline: &Pipeline,
+        sources: bool,
+        told: &Told,
+    ) -> anyhow::Result<()> {
+        for (stream, detail) in kept::look(bus, pipeline, sources).await? {
+            self.say(&stream, RESET, detail, false, told);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod home;
 mod init;
 mod input;
 mod inspect;
+mod kept;
 mod layout;
 mod metrics;
 mod net;

@@ -1,13 +1,15 @@
 //! The net under everything: what the broker gave up on, and what no client can read, becomes a dead letter, so that it shows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use causeway_bus::{Bus, RawRecord, names};
+use causeway_bus::{Bus, DurableState, RawRecord, names};
 use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_schemas::{DeadLetter, Id, Meta, header};
 use causeway_stage::{meta_of_unreadable, now_ns, set_aside_for};
 use futures::StreamExt as _;
 use serde::Deserialize;
+
+use crate::kept;
 
 /// Messages behind a durable's ack floor that are looked at in a round: what cannot be read is never acked, so that it is the
 /// first of them before long.
@@ -39,6 +41,8 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct Net {
     /// What it removed itself: the broker tells of that too.
     own: HashSet<(String, u64)>,
+    /// The message that each durable waits for and that was not there at the last look, by stream and durable.
+    missing: HashMap<(String, String), u64>,
 }
 
 impl Net {
@@ -132,6 +136,7 @@ impl Net {
             }
             for taker in pipeline.takers(&giver.name) {
                 let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
+                self.missing(bus, &stream, &taker.name, &durable).await?;
                 if durable.redelivered == 0 {
                     continue;
                 }
@@ -147,9 +152,33 @@ impl Net {
                         let place = (stream.as_str(), sequence);
                         set_aside(bus, pipeline, taker, place, &message, "unreadable-headers", detail, 1).await?;
                     }
+                    if giver.is_source() {
+                        kept::removed(bus, &stream, &[(sequence, sequence)]).await?;
+                    }
                     self.remove(bus, &stream, sequence).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A durable waits for ever for a message that it delivered once and whose bytes the disk has changed since. At the second look
+    /// it is acked; its item is open then, and `reconcile` runs it again.
+    async fn missing(&mut self, bus: &Bus, stream: &str, taker: &str, durable: &DurableState) -> anyhow::Result<()> {
+        let place = (stream.to_owned(), taker.to_owned());
+        // The lowest that is not acked.
+        let sequence = durable.ack_floor + 1;
+        let is_missing = durable.unacked > 0 && bus.raw_message_at(stream, sequence).await?.is_none();
+        if !is_missing {
+            self.missing.remove(&place);
+        } else if self.missing.insert(place, sequence) == Some(sequence) {
+            tracing::warn!(
+                stream,
+                sequence,
+                taker,
+                "the broker delivered this message and cannot read it any more; `causeway reconcile` runs its item again"
+            );
+            bus.ack_unreadable(stream, taker, sequence).await?;
         }
         Ok(())
     }

@@ -15,11 +15,11 @@ use serde_json::json;
 
 use crate::cli::{PipelineArgs, PlaceArgs, connect};
 use crate::content::short;
-use crate::generation;
 use crate::results::Results;
 use crate::terminal::{count, one_line, print_line};
-use look::Captured;
+use crate::{generation, kept};
 pub(crate) use look::Look;
+use look::{Captured, Gone};
 
 /// How long a full capture stream is waited for before the command gives up.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ const FULL_PATIENCE: Duration = Duration::from_secs(30);
 const STORE_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether what was sent has its outcomes: each time all of them are read.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Most gaps of a stream that are named.
+const MAX_GAPS: usize = 8;
 /// Most characters of an item's name.
 const MAX_ITEM: usize = 120;
 
@@ -36,6 +38,12 @@ ends on the ids that it would have had, so what is there already is not there tw
 
 Messages get lost when a broker loses its last writes (a power failure), when somebody removes them, or when a disk breaks. What \
 has no copy left is named as lost: a folder is read again by the next `causeway up`, a camera's frame is gone.
+
+What a fold has lost of its changelog, for which it stops and names this command, is run again too: it puts each where its outcome \
+says that it was, and goes on.
+
+Messages of the capture stream that the broker gave once and has no more are told as gone, once; those of which nothing else \
+is stored cannot be named.
 
 Exit code 0: nothing is lost, though some may have been sent again; 1: something is.";
 
@@ -70,6 +78,8 @@ struct Found {
     again: Vec<(Id, String)>,
     /// What has no copy to be run from, with the item's name where any outcome tells it.
     lost: Vec<(Id, String)>,
+    /// What is missing of the capture streams, and was not told before.
+    gone: Vec<Gone>,
     /// Sent again and without its outcomes when the time was over.
     unanswered: usize,
 }
@@ -92,21 +102,26 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     } else {
         found.print(&args, stored_only)?;
     }
-    let well = found.lost.is_empty() && found.unanswered == 0;
+    let well = found.lost.is_empty() && found.unknown() == 0 && found.unanswered == 0;
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Result<Found> {
     let look = Look::at(bus, pipeline).await?;
+    let unfolded = look.unfolded();
     let mut found = Found {
         captured: look.captured.len(),
-        complete: look.captured.keys().filter(|&&id| look.ledger.is_complete(id)).count(),
-        under_way: look.captured.keys().filter(|&&id| look.is_under_way(id)).count(),
+        complete: look.captured.keys().filter(|id| look.ledger.is_complete(**id) && !unfolded.contains(id)).count(),
+        under_way: look.captured.keys().filter(|id| look.is_under_way(**id) && !unfolded.contains(id)).count(),
         ..Found::default()
     };
     let mut generation = None;
-    for (&id, captured) in look.captured.iter().filter(|&(&id, _)| look.is_open(id)) {
-        if captured.stored_at < look.horizon {
+    let is_to_run = |id: &Id| look.is_open(*id) || unfolded.contains(id);
+    let mut to_run: Vec<_> = look.captured.iter().filter(|(id, _)| is_to_run(id)).collect();
+    // As they came, so that a fold meets the founder of a cluster before its members.
+    to_run.sort_by_key(|(_, captured)| (&captured.stream, captured.sequence));
+    for (&id, captured) in to_run {
+        if captured.stored_at < look.horizon && !unfolded.contains(&id) {
             found.not_judged += 1;
             continue;
         }
@@ -123,8 +138,16 @@ async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Re
             *item = results.capture(*id).map_or_else(String::new, |capture| capture.item.clone());
         }
     }
+    found.gone = look.gone();
     if !args.dry_run {
+        for (stage, unfolded) in &look.unfolded_of {
+            unfolded.clone().settle().store(bus, stage).await?;
+        }
+        for Gone { stream, ranges, .. } in &found.gone {
+            kept::told(bus, stream, ranges).await?;
+        }
         for (stream, sequence) in look.needless_copies() {
+            kept::removed(bus, stream, &[(sequence, sequence)]).await?;
             bus.delete_message(stream, sequence).await?;
         }
     }
@@ -193,6 +216,11 @@ async fn wait(bus: &Bus, pipeline: &Pipeline, sent: &[(Id, String)], patience: D
 }
 
 impl Found {
+    /// Captured items that are gone without a trace.
+    fn unknown(&self) -> usize {
+        self.gone.iter().map(|gone| gone.unknown).sum()
+    }
+
     fn print(&self, args: &ReconcileArgs, stored_only: bool) -> anyhow::Result<()> {
         let verb = if args.dry_run { "open      " } else { "sent again" };
         let lines = self.again.iter().map(|one| (verb, one)).chain(self.lost.iter().map(|one| ("lost      ", one)));
@@ -201,7 +229,10 @@ impl Found {
             let id = if what == verb { short(id) } else { id.to_string() };
             print_line(format!("{what}  {id}  {}", one_line(item, MAX_ITEM)).trim_end())?;
         }
-        let Self { captured, complete, under_way, not_judged, again, lost, unanswered } = self;
+        for gone in &self.gone {
+            print_line(gone.line())?;
+        }
+        let Self { captured, complete, under_way, not_judged, again, lost, unanswered, .. } = self;
         let sent = if args.dry_run { "open" } else { "sent again" };
         let not_judged = match not_judged {
             0 => String::new(),
@@ -232,6 +263,29 @@ impl Found {
             "again": named(&self.again),
             "lost": named(&self.lost),
             "unanswered": waited.then_some(self.unanswered),
+            "gone": self.gone.iter().map(Gone::to_json).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Gone {
+    /// It is told once.
+    fn line(&self) -> String {
+        let Self { stream, ranges, unknown } = self;
+        let messages: u64 = ranges.iter().map(|(first, last)| last - first + 1).sum();
+        let gaps: Vec<String> =
+            ranges.iter().take(MAX_GAPS).map(|(first, last)| format!("{first} to {last}")).collect();
+        let more = if ranges.len() > MAX_GAPS { ", …" } else { "" };
+        let what = match unknown {
+            0 => "all of them have left their mark: no item is lost by it".into(),
+            some => format!(
+                "of {some} of them nothing else is stored: they are lost, unless their source is read again by the next `causeway up`"
+            ),
+        };
+        format!("gone        {} of {stream} ({}{more}): {what}", count(messages as usize, "message"), gaps.join(", "))
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({ "stream": self.stream, "ranges": self.ranges, "unknown": self.unknown })
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::server::{Server, Start};
-use causeway_bus::{Bus, Credentials};
+use causeway_bus::{Bus, BusError, Credentials};
 use causeway_pipelines::{Manifest, Pipeline};
 
 use crate::home::{Home, Lock, Process, Running};
@@ -81,7 +81,8 @@ impl Session {
             (Some(server), address)
         };
         let bus = Bus::connect(&nats, credentials, &pipeline.name, "causeway up").await?;
-        layout::apply(&bus, &pipeline).await?;
+        apply(&bus, &pipeline, server.as_ref()).await?;
+        crate::drift::lost(&bus, &pipeline).await?;
         let models = std::path::absolute(models).unwrap_or_default();
         Ok(Self { pipeline, bus, home, models, nats, server, stop: None, _lock: lock })
     }
@@ -125,6 +126,24 @@ impl Session {
         }
         self.home.say_ended();
     }
+}
+
+/// Applies a pipeline; of a server of our own, what it cannot read of a durable is removed.
+async fn apply(bus: &Bus, pipeline: &Pipeline, server: Option<&Server>) -> anyhow::Result<()> {
+    while let Err(error) = layout::apply(bus, pipeline).await {
+        // Each once, since what was removed is not there to be removed again.
+        let forgotten = match (&error, server) {
+            (BusError::DurableState { stream, durable }, Some(server)) => {
+                server.forget_durable(stream, durable).is_ok()
+            }
+            _ => false,
+        };
+        if !forgotten {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "done; the durable is made anew");
+    }
+    Ok(())
 }
 
 /// Every model that a stage names is there, before anything starts.

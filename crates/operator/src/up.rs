@@ -14,6 +14,7 @@ use causeway_pipelines::{Input, Pipeline};
 use causeway_stage::Heartbeat;
 
 use crate::agent;
+use crate::kept;
 use crate::metrics::Told;
 use crate::progress::Progress;
 use crate::session::Session;
@@ -104,6 +105,8 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
     told.end(&session.home);
     let restarts = std::mem::take(&mut supervisor.restarts);
     supervisor.stop().await;
+    // Where the broker is gone it is looked at when it is met again.
+    let _ = kept::look(&session.bus, &session.pipeline, false).await;
     let took = progress.drained_at().unwrap_or_else(Instant::now) - began;
     progress.end();
     let drained = watched?;
@@ -264,6 +267,9 @@ async fn restart_server(
 /// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
 async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
     for wish in crate::layout::streams(pipeline) {
+        if let Some(state) = bus.stream_state(&wish.name).await? {
+            kept::purged(bus, &wish.name, state.last_sequence + 1).await?;
+        }
         bus.purge(&wish.name).await?;
     }
     Ok(crate::generation::next(bus).await?)

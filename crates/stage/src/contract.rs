@@ -128,6 +128,9 @@ pub trait Fold: Sized + Send + 'static {
     /// What the input `id` will change; does not change anything yet.
     fn decide(&self, id: Id, input: &Self::Input) -> Result<Self::Change, Failure>;
 
+    /// What the input `id` changed, whose output is stored and whose change the broker lost: a change that has this output.
+    fn recall(&self, id: Id, input: &Self::Input, output: &Self::Output) -> Result<Self::Change, Failure>;
+
     /// Makes the change. Must depend on nothing but the state and the change; called for every change in order, also when
     /// the state is restored.
     fn apply(&mut self, change: &Self::Change);

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -5,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use causeway_bus::{BusError, CHANGE, Delivery, PublishError, Pull, names};
-use causeway_schemas::{Codec, Id, Message, decode_body, encode};
+use causeway_schemas::{Codec, Id, Message, decode, decode_body, encode};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -19,6 +20,7 @@ use crate::protocol::{Way, way};
 use crate::quarantine::{Quarantine, inside};
 use crate::stage_life::{Done, Verdict, failed, finish, hold, read};
 use crate::trace::Work;
+use crate::unfolded::Unfolded;
 use crate::{Failure, Fold};
 
 /// What a `main` of a fold says.
@@ -34,20 +36,22 @@ const FRESH: Duration = Duration::from_millis(200);
 /// How many of the newest outcomes are held against the changelog at the start.
 const ANSWERS: u64 = 1000;
 
-/// A broker that says nothing for this long while it is read has something that it cannot read.
-const SILENCE: Duration = Duration::from_secs(3);
-
 /// The changelog is not what it was: a state made of it would give other clusters, ids and merges than the outcomes tell.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot restore [stage.{stage}]: {what}; the broker lost it, or somebody removed it. Bring {stream} back from a backup, or run \
+    "cannot restore [stage.{stage}]: {what}; the broker lost it, or somebody removed it. Bring {stream} back from a backup, {or}or run \
      everything anew: `causeway up --again`"
 )]
 struct Damaged {
     stage: String,
     stream: String,
     what: String,
+    /// What else can be done.
+    or: &'static str,
 }
+
+/// What mends a changelog that has lost its end.
+const RECONCILE: &str = "or let `causeway reconcile` run again what is kept of it, ";
 
 /// One writer: restores its state from the changelog, then appends each batch of changes before it acks their inputs. Every
 /// append names the sequence before it, so that a second writer, or one that slept, is refused by the server.
@@ -117,10 +121,20 @@ struct Writer<F: Fold> {
     state: State<F>,
     /// The last sequence of the changelog that the state knows.
     last: u64,
+    /// What the outcomes tell of inputs whose change is lost, by input.
+    told: Arc<HashMap<Id, F::Output>>,
     appended_at: Instant,
     quarantine: Quarantine,
     /// Inputs whose change is appended and whose output is being stored.
     finishing: TaskTracker,
+}
+
+/// An outcome of the fold.
+struct Answered {
+    /// What it answers.
+    input: Id,
+    root: Id,
+    sequence: u64,
 }
 
 /// An input with the change it makes, or why it makes none.
@@ -140,40 +154,78 @@ impl<F: Fold> Writer<F> {
             env: Arc::clone(env),
             state,
             last: 0,
+            told: Arc::default(),
             appended_at: Instant::now(),
             quarantine: Quarantine::new(env),
             finishing,
         })
     }
 
-    /// The state that the changelog says, if it is whole.
+    /// The state that the changelog says, if it is whole, or `causeway reconcile` has seen to what it lost.
     async fn restore(&mut self) -> anyhow::Result<()> {
         // Before the changelog: a change is there before its outcome.
-        let answered = self.answered().await?;
+        let newest = self.answered(ANSWERS).await?;
         self.catch_up().await?;
-        let unknown = self.state.run(move |fold| {
-            let unknown = answered.into_iter().filter(|&id| fold.known(id).is_none());
-            unknown.collect::<Vec<Id>>()
-        });
-        let unknown = unknown.await?;
-        match &unknown[..] {
-            [] => Ok(()),
-            [first, ..] => Err(self.damaged(format!(
-                "its outcomes tell of {} that it knows nothing of, {first} the first; the changelog ends at {}",
-                unknown.len(),
-                self.last
-            ))),
+        self.told = Arc::default();
+        let Env { bus, spec, .. } = &*Arc::clone(&self.env);
+        let before = Unfolded::read(bus, &spec.name).await?;
+        if self.unknown(newest).await?.is_empty() {
+            if before != Unfolded::default() {
+                // It is there again, or so long ago that nobody asks.
+                Unfolded::default().store(bus, &spec.name).await?;
+            }
+            return Ok(());
         }
+        // Seldom: so all of them are looked at.
+        let all = self.answered(u64::MAX).await?;
+        self.catch_up().await?;
+        let lost = self.unknown(all).await?;
+        let now = before.with(lost.iter().map(|answer| answer.root));
+        if now != before {
+            now.store(bus, &spec.name).await?;
+        }
+        let count = lost.len();
+        if let Some(first) = lost.iter().find(|answer| !now.settled.contains(&answer.root)) {
+            let what = format!(
+                "its outcomes tell of {count} that it knows nothing of, {} the first; the changelog ends at {}",
+                first.input, self.last
+            );
+            return Err(self.damaged(what, if now.open.is_empty() { "" } else { RECONCILE }));
+        }
+        tracing::warn!(
+            lost = count,
+            "the changelog has lost changes; they are made again as outcomes tell them, as far as their inputs come again"
+        );
+        let mut told = HashMap::new();
+        for Answered { input, sequence, .. } in lost {
+            let stream = names::stream(&self.env.pipeline.name, &spec.name);
+            let Some(record) = bus.message_at(&stream, sequence).await? else { continue };
+            let body = bus.body(&record.headers, record.body.clone()).await?;
+            let output = decode::<F::Output>(record.headers.kind(), record.headers.codec(), &body);
+            // One that does not read is decided like a new one.
+            told.extend(output.ok().map(|output| (input, output)));
+        }
+        self.told = told.into();
+        Ok(())
     }
 
-    /// The inputs of the newest outcomes, where the output is an outcome; asked for until the broker answers.
-    async fn answered(&self) -> anyhow::Result<Vec<Id>> {
+    /// Of these, the ones that the state knows nothing of.
+    async fn unknown(&self, mut answered: Vec<Answered>) -> anyhow::Result<Vec<Answered>> {
+        let unknown = move |fold: &mut F| {
+            answered.retain(|answer| fold.known(answer.input).is_none());
+            answered
+        };
+        self.state.run(unknown).await
+    }
+
+    /// The newest outcomes, at most so many, where the output is an outcome; asked for until the broker answers.
+    async fn answered(&self, most: u64) -> anyhow::Result<Vec<Answered>> {
         let Env { pipeline, spec, .. } = &*self.env;
         if !pipeline.is_final(&spec.name) {
             return Ok(Vec::new());
         }
         loop {
-            match self.newest_answers(&names::stream(&pipeline.name, &spec.name)).await {
+            match self.newest_answers(&names::stream(&pipeline.name, &spec.name), most).await {
                 Ok(answered) => return Ok(answered),
                 Err(error) => tracing::warn!(%error, "outcomes not read; trying again"),
             }
@@ -181,21 +233,27 @@ impl<F: Fold> Writer<F> {
         }
     }
 
-    async fn newest_answers(&self, stream: &str) -> Result<Vec<Id>, BusError> {
+    async fn newest_answers(&self, stream: &str, most: u64) -> Result<Vec<Answered>, BusError> {
         let last = self.env.bus.stream_state(stream).await?.map_or(0, |state| state.last_sequence);
-        let mut records = self.env.bus.scan(stream, last.saturating_sub(ANSWERS - 1).max(1), true).await?;
+        let mut records = self.env.bus.scan(stream, (last + 1).saturating_sub(most).max(1), true).await?;
         let mut answered = Vec::new();
         while let Some(record) = records.next().await {
+            let record = record?;
+            let meta = record.headers.meta().ok();
             // What a stranger put there has no parent.
-            answered.extend(record?.headers.meta().ok().and_then(|meta| meta.parent));
+            answered.extend(
+                meta.and_then(|meta| {
+                    Some(Answered { input: meta.parent?, root: meta.root, sequence: record.sequence })
+                }),
+            );
         }
         Ok(answered)
     }
 
-    fn damaged(&self, what: String) -> anyhow::Error {
+    fn damaged(&self, what: String, or: &'static str) -> anyhow::Error {
         let Env { pipeline, spec, .. } = &*self.env;
         let stream = names::changelog(&pipeline.name, &spec.name);
-        anyhow::Error::new(Damaged { stage: spec.name.clone(), stream, what }).context(Unfit)
+        anyhow::Error::new(Damaged { stage: spec.name.clone(), stream, what, or }).context(Unfit)
     }
 
     /// Applies what the changelog has beyond what the state knows, however long the broker is away.
@@ -218,36 +276,28 @@ impl<F: Fold> Writer<F> {
         let mut count = 0_u64;
         // One that was emptied begins where it ended.
         let mut next = before.first_sequence.max(self.last + 1);
-        loop {
-            let record = match tokio::time::timeout(SILENCE, records.next()).await {
-                Ok(None) => break,
-                Ok(Some(record)) => record?,
-                // The broker says nothing, neither of a message that it cannot read: it is asked for that one.
-                Err(_) => match self.env.bus.message_at(&stream, next).await? {
-                    Some(record) => {
-                        records = self.env.bus.scan(&stream, next + 1, false).await?;
-                        record
-                    }
-                    None => return Err(self.damaged(format!("change {next} of {stream} is missing"))),
-                },
-            };
+        while let Some(record) = records.next().await {
+            let record = record?;
             if record.sequence > next {
-                return Err(self.damaged(format!("changes {next} to {} of {stream} are missing", record.sequence - 1)));
+                return Err(
+                    self.damaged(format!("changes {next} to {} of {stream} are missing", record.sequence - 1), "")
+                );
             }
             next = record.sequence + 1;
             if record.headers.kind() != Some(CHANGE) {
                 tracing::warn!(stream, sequence = record.sequence, "not a change of ours; passed over");
                 continue;
             }
-            let change: F::Change = decode_body(&record.body, Codec::Bincode)
-                .map_err(|why| self.damaged(format!("change {} of {stream} does not read: {why}", record.sequence)))?;
+            let change: F::Change = decode_body(&record.body, Codec::Bincode).map_err(|why| {
+                self.damaged(format!("change {} of {stream} does not read: {why}", record.sequence), "")
+            })?;
             self.state.run(move |fold| fold.apply(&change)).await?;
             self.quarantine.change(record.sequence, &record.body).await;
             self.last = record.sequence;
             count += 1;
         }
         if next <= before.last_sequence && before.messages > 0 {
-            return Err(self.damaged(format!("changes {next} to {} of {stream} are missing", before.last_sequence)));
+            return Err(self.damaged(format!("changes {next} to {} of {stream} are missing", before.last_sequence), ""));
         }
         // A changelog that was emptied goes on from its old number.
         self.last = self.last.max(before.last_sequence);
@@ -283,6 +333,7 @@ impl<F: Fold> Writer<F> {
         loop {
             let decided = self.decide(held.clone()).await?;
             let Err(error) = self.append(&decided).await else {
+                self.made_again(&decided).await;
                 for one in decided {
                     let (env, done) = (Arc::clone(&self.env), self.done(one));
                     self.finishing.spawn(async move { finish(&env, done).await });
@@ -294,15 +345,33 @@ impl<F: Fold> Writer<F> {
             self.state = State::start(&self.env).await?;
             self.quarantine.end();
             self.last = 0;
-            self.catch_up().await?;
+            self.restore().await?;
+        }
+    }
+
+    /// What was told is in the changelog again; with the last of it, it may be lost another time.
+    async fn made_again(&mut self, decided: &[Decided<F>]) {
+        if self.told.is_empty() {
+            return;
+        }
+        let told = Arc::make_mut(&mut self.told);
+        decided.iter().filter(|one| one.change.is_ok()).for_each(|one| {
+            told.remove(&one.held.id());
+        });
+        if told.is_empty() {
+            tracing::info!("all that the changelog had lost is in it again");
+            if let Err(error) = Unfolded::default().store(&self.env.bus, &self.env.spec.name).await {
+                tracing::warn!(%error, "not written down that the changelog is whole again");
+            }
         }
     }
 
     /// Decides and applies each input in turn, since the next decision needs the state that this one makes.
     async fn decide(&mut self, held: Vec<Arc<Held>>) -> anyhow::Result<Vec<Decided<F>>> {
         let began = Instant::now();
-        let all = held.clone();
-        let decided = self.state.run(move |fold| held.into_iter().map(|held| decide_one(fold, held)).collect()).await;
+        let (all, told) = (held.clone(), Arc::clone(&self.told));
+        let decide = move |fold: &mut F| held.into_iter().map(|held| decide_one(fold, held, &told)).collect();
+        let decided = self.state.run(decide).await;
         self.env.status.processed(began.elapsed(), &all);
         let work = Arc::new(Work { began, count: all.len(), runs: Vec::new() });
         for held in &all {
@@ -342,13 +411,13 @@ impl<F: Fold> Writer<F> {
     }
 }
 
-fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>) -> Decided<F> {
+fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>, told: &HashMap<Id, F::Output>) -> Decided<F> {
     let input = match read::<F::Input>(&held) {
         Ok(input) => input,
         Err(verdict) => return Decided { held, change: Err(verdict), known: false, output: None },
     };
     let id: Id = held.id();
-    match change_of(fold, id, &input) {
+    match change_of(fold, id, &input, told.get(&id)) {
         Ok((change, known)) => {
             let output = Some(fold.output(&change));
             Decided { held, change: Ok(change), known, output }
@@ -357,12 +426,18 @@ fn decide_one<F: Fold>(fold: &mut F, held: Arc<Held>) -> Decided<F> {
     }
 }
 
-/// The change of an input, and whether it was made before; a new one is applied.
-pub(crate) fn change_of<F: Fold>(fold: &mut F, id: Id, input: &F::Input) -> Result<(F::Change, bool), Failure> {
+/// The change of an input, and whether it was made before; a new one is applied. `told`: the output that it had, where its change
+/// was lost.
+pub(crate) fn change_of<F: Fold>(
+    fold: &mut F,
+    id: Id,
+    input: &F::Input,
+    told: Option<&F::Output>,
+) -> Result<(F::Change, bool), Failure> {
     if let Some(change) = fold.known(id) {
         return Ok((change, true));
     }
-    let change = fold.decide(id, input)?;
+    let change = told.map_or_else(|| fold.decide(id, input), |output| fold.recall(id, input, output))?;
     fold.apply(&change);
     Ok((change, false))
 }

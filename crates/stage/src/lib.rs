@@ -31,6 +31,7 @@ mod spans;
 mod stage_life;
 mod telemetry;
 mod trace;
+mod unfolded;
 
 pub use again::{DROPPED, again, dropped, retry_of, set_aside_for};
 pub use args::{Args, LogFormat};
@@ -47,3 +48,4 @@ pub use reporter::Reporter;
 pub use source_life::source_main;
 pub use stage_life::stage_main;
 pub use telemetry::start_log;
+pub use unfolded::Unfolded;

@@ -168,7 +168,7 @@ pub(crate) fn fold<F: Fold>(work: &Work<'_>) -> anyhow::Result<()> {
                 continue;
             }
         };
-        let change = change_of(&mut fold, message.id, &input);
+        let change = change_of(&mut fold, message.id, &input, None);
         out.of(message.id, change.map(|(change, _)| Answer::Messages(vec![fold.output(&change)])))?;
     }
     out.end()

@@ -111,6 +111,12 @@ impl Fold for Cluster {
         Ok(Change { id, space: key.0, vector, capture, region, cluster, score, merges })
     }
 
+    /// Where the face was put then, whatever is there now: a reader knows it by that cluster.
+    fn recall(&self, id: Id, feature: &Feature, told: &Assignment) -> Result<Change, Failure> {
+        let change = self.decide(id, feature)?;
+        Ok(Change { cluster: told.cluster, score: told.score, merges: told.merged.clone(), ..change })
+    }
+
     fn apply(&mut self, change: &Change) {
         if self.changes.contains_key(&change.id) {
             return;

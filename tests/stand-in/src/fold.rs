@@ -38,6 +38,10 @@ impl Fold for Cluster {
         Ok(Change { id, capture: feature.capture.clone(), region: feature.region.clone() })
     }
 
+    fn recall(&self, id: Id, feature: &Feature, _: &Assignment) -> Result<Change, Failure> {
+        self.decide(id, feature)
+    }
+
     fn apply(&mut self, change: &Change) {
         self.changes.insert(change.id, change.clone());
     }

@@ -142,7 +142,7 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
                 }
                 let mut tried = None;
                 let answer = try_it(input.map_err(|error| refused(&error)), |input| {
-                    let change = change_of(&mut fold, id, &input).map(|(change, known)| {
+                    let change = change_of(&mut fold, id, &input, None).map(|(change, known)| {
                         tried = (!known).then(|| encode(&change, Codec::Bincode));
                         change
                     });
@@ -322,6 +322,10 @@ from = "extract"
         }
 
         fn decide(&self, id: Id, _: &Feature) -> Result<Id, Failure> {
+            Ok(id)
+        }
+
+        fn recall(&self, id: Id, _: &Feature, _: &Assignment) -> Result<Id, Failure> {
             Ok(id)
         }
 
