@@ -40,7 +40,7 @@ test-long *ARGS: build
     then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::|^hub::/)' "$@"; \
     else cargo test --locked --workspace "$@" -- --ignored --skip containers:: --skip hub::; fi
 
-# The long series of faults with its table (docs/guarantees.md): an hour. --share 0.1 for a tenth, --part for some, --json for machines.
+# The long series of faults with its table (docs/guarantees.md): two hours. --share 0.1 for a tenth, --part for some, --json for machines.
 [no-exit-message]
 chaos *ARGS: build
     @target/debug/causeway-series "$@"

@@ -23,7 +23,7 @@ const LETTERS: &str = "preprocess/17=panic,extract/23=panic";
 /// People that are enrolled.
 const PEOPLE: usize = 5;
 /// Longest that a command may take on a damaged store: it needs two seconds on a good one.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often `reconcile` is followed, at most.
 const TURNS: usize = 3;
 
@@ -157,7 +157,7 @@ impl Corruption {
 
     async fn make(&self, stage: Stage) -> Made {
         let home = tempfile::tempdir().expect("a folder");
-        let mut script = self.script(stage, MESSAGES);
+        let mut script = Self::script(stage, MESSAGES);
         if stage != Stage::Drained {
             script.push((SLOW, "extract=20,classify=20,cluster=40".into()));
         }
@@ -185,7 +185,7 @@ impl Corruption {
         } else {
             up.stop().await.ok();
         }
-        let without = self.copy(home.path());
+        let without = Self::copy(home.path());
         let before = log_length(without.path());
         self.run(stage, without.path(), &["--until-drained"], 0).await.ok();
         let broker = warnings(without.path(), before).into_iter().map(|line| sort_of(&line)).collect();
@@ -195,7 +195,7 @@ impl Corruption {
         Made { stage, home, golden, people, broker }
     }
 
-    fn script(&self, stage: Stage, items: u64) -> Vec<(&'static str, String)> {
+    fn script(stage: Stage, items: u64) -> Vec<(&'static str, String)> {
         let camera = if stage == Stage::Folder { "0" } else { "1" };
         vec![(ITEMS, items.to_string()), (BYTES, "300".into()), (CAMERA, camera.into()), (POISON, LETTERS.into())]
     }
@@ -204,7 +204,7 @@ impl Corruption {
         [&["up", self.file.to_str().expect("a path")], more].concat()
     }
 
-    fn copy(&self, home: &Path) -> TempDir {
+    fn copy(home: &Path) -> TempDir {
         let copy = tempfile::tempdir().expect("a folder");
         copy_dir(home, copy.path());
         copy
@@ -213,7 +213,7 @@ impl Corruption {
     /// Runs until it ends; else it is stopped when the time is over, and has no code.
     async fn run(&self, stage: Stage, home: &Path, more: &[&str], new: usize) -> Finished {
         let items = if stage == Stage::Folder { MESSAGES } else { new as u64 };
-        let up = Running::start_in(self.stand_ins.tools(), home, &self.up(more), &self.script(stage, items));
+        let up = Running::start_in(self.stand_ins.tools(), home, &self.up(more), &Self::script(stage, items));
         let pid = up.pid();
         let mut finished = std::pin::pin!(up.finish_within(2 * PATIENCE));
         if let Ok(finished) = tokio::time::timeout(PATIENCE, &mut finished).await {
@@ -315,7 +315,7 @@ impl Corruption {
     /// When the file cannot be damaged.
     pub async fn judge(&self, case: Case) -> Judged {
         let made = self.made_at(case.stage);
-        let home = self.copy(made.home.path());
+        let home = Self::copy(made.home.path());
         let before = log_length(home.path());
         case.harm(home.path());
         let (said, stuck) = self.do_as_told(&case, home.path()).await;
@@ -429,7 +429,7 @@ impl Made {
         let id = |item: &str| Id::captured("capture", item);
         for (face, (label, score)) in &golden.decisions {
             match seen.decisions.get(face) {
-                Some((as_label, as_score)) if as_label == label && as_score == score => {}
+                Some((as_label, as_score)) if as_label == label && as_score.to_bits() == score.to_bits() => {}
                 other => wrong.push(format!("decision of {} {face:?}: {other:?}", id(&face.0))),
             }
         }
@@ -438,7 +438,7 @@ impl Made {
                 let Assignment { region, cluster, score, merged, .. } = assignment;
                 (&other.region, &other.cluster, &other.score, &other.merged) == (region, cluster, score, merged)
             };
-            if seen.assigned.get(face).filter(same).is_none() {
+            if seen.assigned.get(face).is_none_or(|other| !same(&other)) {
                 wrong.push(format!("assignment of {} {face:?}: {:?}", id(&face.0), seen.assigned.get(face)));
             }
         }
@@ -541,7 +541,7 @@ fn files_of(home: &Path) -> Vec<(Sort, String, PathBuf)> {
                 "o.dat" => Sort::DurableState,
                 "meta.inf" | "meta.sum" if of_durable => Sort::DurableSettings,
                 "meta.inf" | "meta.sum" => Sort::Settings,
-                name if name.ends_with(".blk") => Sort::Block,
+                name if Path::new(name).extension().is_some_and(|extension| extension == "blk") => Sort::Block,
                 _ => continue,
             };
             if std::fs::metadata(&file).is_ok_and(|file| file.len() > 0) {

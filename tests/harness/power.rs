@@ -59,7 +59,7 @@ impl PowerRun {
 }
 
 /// Messages a second of a camera, and how many a folder has.
-const RATE: u64 = 100;
+const RATE: u64 = 25;
 const FOLDER: u64 = 3000;
 /// How long a start works before it is cut off, seconds: from and to.
 const WORKS: (f64, f64) = (0.1, 3.0);

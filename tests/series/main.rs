@@ -1,5 +1,7 @@
 //! The long series of `./dev chaos`: hundreds of kills of real processes, and the table that docs/guarantees.md has.
 
+mod load;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,6 +16,8 @@ use harness::{
 };
 use serde_json::{Value, json};
 
+use crate::load::{Load, load};
+
 /// A row of the table.
 struct Row {
     name: &'static str,
@@ -23,7 +27,7 @@ struct Row {
 /// Longest that one run of `causeway chaos` may take.
 const PATIENCE: Duration = Duration::from_mins(40);
 
-/// The long series of faults: about an hour.
+/// The long series of faults: about two hours.
 #[derive(Debug, Parser)]
 struct Args {
     /// How much of it: 0.1 is a tenth of every count
@@ -61,6 +65,8 @@ enum Part {
     Oracle,
     /// Files of the store that a disk has changed, cut or lost
     Corruption,
+    /// Ten minutes of full load, and ten with a slow last stage: what comes twice, and what grows
+    Load,
 }
 
 impl Args {
@@ -159,6 +165,7 @@ struct Found {
     hub: Option<Hub>,
     power: Vec<(PowerRun, Power)>,
     corruption: Option<Vec<Judged>>,
+    loads: Vec<Load>,
 }
 
 /// Damaged stores, two at a time.
@@ -226,6 +233,13 @@ async fn main() -> ExitCode {
         eprintln!("damaged stores …");
         found.corruption = Some(corruption(&Tools::find(), &args).await);
     }
+    if is_asked(Part::Load) {
+        for (name, slow) in [("full load", 0), ("a last stage that takes 20 ms a message", 20)] {
+            eprintln!("{name} …");
+            let runs = Duration::from_mins(10).mul_f64(args.share);
+            found.loads.push(load(tools, name, slow, runs).await);
+        }
+    }
     if args.json {
         println!("{}", found.to_json());
     } else {
@@ -269,6 +283,7 @@ impl Found {
             && is_dry
             && is_kept
             && self.corruption.iter().flatten().all(Judged::is_well)
+            && self.loads.iter().all(|load| load.redelivered == 0)
             && self.faults.is_empty()
             && self.caught.is_none_or(|caught| caught == 5)
     }
@@ -330,6 +345,7 @@ impl Found {
         if let Some(judged) = &self.corruption {
             print_corruption(judged);
         }
+        self.loads.iter().for_each(Load::print);
         if let Some(caught) = self.caught {
             println!("\nsabotages of the contract that the oracle found: {caught} of 5");
         }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use async_nats::datetime::from_nanos;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
@@ -67,7 +68,8 @@ impl Scan {
             self.next += 1;
             if found.is_some() {
                 if self.next <= self.last {
-                    self.records = self.bus.follow_from(&self.stream, self.next, self.headers_only).await?;
+                    let begin = DeliverPolicy::ByStartSequence { start_sequence: self.next };
+                    (self.records, _) = self.bus.follow_from(&self.stream, begin, self.headers_only).await?;
                 }
                 return Ok(found);
             }
@@ -80,13 +82,35 @@ impl Bus {
     /// Every message of `stream` from sequence `from` on that is stored now, in order; the bodies too unless `headers_only`.
     /// What the broker cannot read is passed over. A stream that does not exist has none.
     pub async fn scan(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
+        let from = from.max(1);
+        self.scan_from(stream, DeliverPolicy::ByStartSequence { start_sequence: from }, from, headers_only).await
+    }
+
+    /// The same of those that were stored at `since` or later, Unix time in ns by the broker's clock.
+    pub async fn scan_since(&self, stream: &str, since: u64, headers_only: bool) -> Result<Records, BusError> {
+        let start_time = from_nanos(i128::from(since))
+            .map_err(|error| BusError::request(format!("read the stream {stream} from {since} ns on"), error))?;
+        self.scan_from(stream, DeliverPolicy::ByStartTime { start_time }, 1, headers_only).await
+    }
+
+    async fn scan_from(
+        &self,
+        stream: &str,
+        begin: DeliverPolicy,
+        next: u64,
+        headers_only: bool,
+    ) -> Result<Records, BusError> {
         let Some(state) = self.stream_state(stream).await? else { return Ok(futures::stream::empty().boxed()) };
         let last = state.last_sequence;
-        if state.messages == 0 || last < from {
+        if state.messages == 0 || last < next {
             return Ok(futures::stream::empty().boxed());
         }
-        let records = self.follow_from(stream, from, headers_only).await?;
-        let scan = Scan { bus: self.clone(), stream: stream.into(), headers_only, records, next: from, last };
+        let next = next.max(state.first_sequence);
+        let (records, pending) = self.follow_from(stream, begin, headers_only).await?;
+        if pending == 0 {
+            return Ok(futures::stream::empty().boxed());
+        }
+        let scan = Scan { bus: self.clone(), stream: stream.into(), headers_only, records, next, last };
         // It ends with the last message, not when one more is asked for: that one may never come.
         let next_of = |scan: Option<Scan>| async move {
             let mut scan = scan?;
@@ -99,20 +123,24 @@ impl Bus {
 
     /// Every message of `stream` from sequence `from` on, and those to come.
     pub async fn follow(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
-        let records = self.follow_from(stream, from, headers_only).await?;
+        let begin = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
+        let (records, _) = self.follow_from(stream, begin, headers_only).await?;
         Ok(records.map(|next| next.map(|(record, _)| record)).boxed())
     }
 
-    async fn follow_from(&self, stream: &str, from: u64, headers_only: bool) -> Result<Following, BusError> {
+    /// The messages, with how many there are at first.
+    async fn follow_from(
+        &self,
+        stream: &str,
+        begin: DeliverPolicy,
+        headers_only: bool,
+    ) -> Result<(Following, u64), BusError> {
         let what = format!("read the stream {stream}");
         let fail = |why: &dyn std::error::Error| BusError::request(what.clone(), error_chain(why));
         let handle = self.js.get_stream(stream).await.map_err(|error| fail(&error))?;
-        let config = pull::OrderedConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
-            headers_only,
-            ..Default::default()
-        };
+        let config = pull::OrderedConfig { deliver_policy: begin, headers_only, ..Default::default() };
         let consumer = handle.create_consumer(config).await.map_err(|error| fail(&error))?;
+        let waiting = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|error| fail(&error))?;
         let records = messages.map(move |next| {
             let message = next.map_err(|error| BusError::request(what.clone(), error_chain(&error)))?;
@@ -133,7 +161,7 @@ impl Bus {
             };
             Ok((record, pending))
         });
-        Ok(records.boxed())
+        Ok((records.boxed(), waiting))
     }
 
     /// Plain subscription: messages as they are published, none that were before; what any NATS client sees.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Record, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
-use causeway_stage::{Heartbeat, now_ns, read_ledger};
+use causeway_stage::{Heartbeat, now_ns, read_ledger, read_ledger_since};
 use futures::StreamExt as _;
 
 use crate::drift::Watch;
@@ -88,14 +88,20 @@ impl Agent {
         }
         let short = bytes > limit * SHORT_SHARE;
         let floor = self.ack_floor(&stream, source).await?;
-        let ledger = read_ledger(&self.bus, &self.pipeline).await?;
         let bytes_over = match bytes {
             _ if waits => (bytes - limit * LEFT_SHARE).max(1.0),
             bytes if bytes > limit * FULL_SHARE => bytes - limit * LEFT_SHARE,
             _ => 0.0,
         };
+        // An item mostly has its outcomes after its copy: so those of before are read only where that does not do.
+        let mut ledger = read_ledger_since(&self.bus, &self.pipeline, state.first_at).await?;
         let (mut first_kept, mut given_up) =
-            self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, short).await?;
+            self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, false).await?;
+        if first_kept <= state.first_sequence {
+            ledger = read_ledger(&self.bus, &self.pipeline).await?;
+            (first_kept, given_up) =
+                self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, short).await?;
+        }
         if waits && first_kept <= state.first_sequence {
             (first_kept, given_up) = self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, true).await?;
         }
