@@ -1,6 +1,8 @@
 //! For each alert of `deploy/prometheus/rules.yml` a fault that makes it fire, in a running pipeline that a real Prometheus scrapes.
 //! The rules are the project's own, with seconds for minutes.
 
+use std::time::Duration;
+
 use std::path::Path;
 
 use causeway_bus::{Bus, Outgoing, names};
@@ -90,8 +92,20 @@ async fn a_stage_that_hangs() {
     prometheus.fires("CausewayStageBlocked", "stage", "preprocess").await;
     // What is captured waits before the stage that the full link stopped.
     prometheus.fires("CausewayLagGrowing", "stage", "preprocess").await;
+    // What it held comes again, which is little beside what waits: so it stands still again and again.
+    let pauses = async {
+        loop {
+            signal(extract, "CONT");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            signal(extract, "STOP");
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+    };
+    tokio::select! {
+        _ = prometheus.fires("CausewayRedeliveries", "stage", "extract") => (),
+        () = pauses => (),
+    }
     signal(extract, "CONT");
-    prometheus.fires("CausewayRedeliveries", "stage", "extract").await;
     watched.running.stop().await.ok();
 }
 

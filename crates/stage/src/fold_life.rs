@@ -169,11 +169,7 @@ impl<F: Fold> Writer<F> {
         self.told = Arc::default();
         let Env { bus, spec, .. } = &*Arc::clone(&self.env);
         let before = Unfolded::read(bus, &spec.name).await?;
-        if self.unknown(newest).await?.is_empty() {
-            if before != Unfolded::default() {
-                // It is there again, or so long ago that nobody asks.
-                Unfolded::default().store(bus, &spec.name).await?;
-            }
+        if self.unknown(newest).await?.is_empty() && before == Unfolded::default() {
             return Ok(());
         }
         // Seldom: so all of them are looked at.
@@ -183,6 +179,9 @@ impl<F: Fold> Writer<F> {
         let now = before.with(lost.iter().map(|answer| answer.root));
         if now != before {
             now.store(bus, &spec.name).await?;
+        }
+        if lost.is_empty() {
+            return Ok(());
         }
         let count = lost.len();
         if let Some(first) = lost.iter().find(|answer| !now.settled.contains(&answer.root)) {
