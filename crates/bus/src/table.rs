@@ -144,6 +144,12 @@ impl Bus {
         let mut watch = store.watch_with_history(">").await.map_err(|error| fail(error_chain(&error)))?;
         let mut seen = 0;
         loop {
+            if !loaded && seen >= until {
+                loaded = true;
+                if !told(Follow::Loaded) {
+                    return Ok(());
+                }
+            }
             let next = if loaded { Ok(watch.next().await) } else { tokio::time::timeout(SILENCE, watch.next()).await };
             let Ok(next) = next else {
                 // The broker says nothing of an entry that it cannot read: it is asked for the last one itself.
@@ -152,17 +158,12 @@ impl Bus {
                 }
                 if until <= seen {
                     tracing::warn!(table, "the broker does not give all entries of this table");
-                    loaded = true;
-                    if !told(Follow::Loaded) {
-                        return Ok(());
-                    }
                 }
                 continue;
             };
             let Some(entry) = next else { break };
             let entry = entry.map_err(|error| fail(error_chain(&error)))?;
             let revision = entry.revision;
-            seen = revision;
             let follow = match entry.operation {
                 Operation::Put => Follow::Put(entry.into()),
                 Operation::Delete | Operation::Purge => Follow::Removed { key: entry.key, revision },
@@ -170,12 +171,7 @@ impl Bus {
             if !told(follow) {
                 return Ok(());
             }
-            if !loaded && revision >= until {
-                loaded = true;
-                if !told(Follow::Loaded) {
-                    return Ok(());
-                }
-            }
+            seen = revision;
         }
         Err(fail("the watch ended".into()))
     }

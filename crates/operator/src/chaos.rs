@@ -27,7 +27,8 @@ use watch::Watch;
 /// How often something is asked for that has to come about.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-const LONG: &str = "\
+/// What `--help` says.
+pub(crate) const LONG: &str = "\
 Do harm to a pipeline that `causeway up` runs, at random and repeatably, and look whether it keeps its promise: everything that \
 was captured has all its outcomes, each of them once, and what a killed replica held has them soon.
 
@@ -41,7 +42,6 @@ Exit code 0: nothing is missing and nothing there twice; 1: something is, or the
 /// The arguments of `chaos`.
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = LONG,
     after_help = "Examples:\n  causeway chaos\n  causeway chaos --faults stage --stage extract --count 20\n  causeway chaos --seed 7 --count 100 --json | jq .missing"
 )]
 pub(crate) struct ChaosArgs {

@@ -64,10 +64,13 @@ enum Command {
     /// Look at dead letters, send them again, give them up
     Dlq(dlq::DlqArgs),
     /// Find what was captured and has not all its outcomes, and run it again
+    #[command(long_about = reconcile::LONG)]
     Reconcile(reconcile::ReconcileArgs),
     /// Run what is stored through the stages once more, isolated from the live results, and compare
+    #[command(long_about = replay::LONG)]
     Replay(replay::ReplayArgs),
     /// Do harm to a running pipeline, and look whether it keeps its promise
+    #[command(long_about = chaos::LONG)]
     Chaos(chaos::ChaosArgs),
     /// Write the files that run a pipeline in containers
     Deploy(deploy::DeployArgs),
@@ -293,6 +296,25 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line of a command takes the place of a long help that its arguments have.
+    #[test]
+    fn what_needs_words_has_them() {
+        for path in ["reconcile", "replay", "chaos", "dlq retry", "dlq drop"] {
+            let mut command = Cli::command();
+            let mut found = &mut command;
+            for name in path.split(' ') {
+                found = found.find_subcommand_mut(name).unwrap();
+            }
+            let line = found.get_about().map(ToString::to_string);
+            assert!(found.get_long_about().is_some_and(|text| Some(text.to_string()) != line), "{path}");
         }
     }
 }

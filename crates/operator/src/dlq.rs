@@ -38,8 +38,10 @@ enum DlqCommand {
     /// Show one dead letter with its headers and what its body is
     Show(ShowArgs),
     /// Send messages to the stage that set them aside once more
+    #[command(long_about = retry::LONG)]
     Retry(RetryArgs),
     /// Give dead letters up: they are removed, their items stay accounted for
+    #[command(long_about = drop::LONG)]
     Drop(DropArgs),
 }
 

@@ -67,7 +67,9 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
         captures.any(|stage| names::stream(&pipeline.name, &stage.name) == stream)
     };
     let people = format!("KV_{}", names::bucket(&pipeline.name, names::PEOPLE));
-    let people = bus.stream_state(&people).await?.map(|state| (people, state.messages));
+    // Asked for every second of sources, and people are enrolled seldom.
+    let state = if sources { None } else { bus.stream_state(&people).await? };
+    let people = state.map(|state| (people, state.messages));
     let mut seen = Vec::new();
     for wish in layout::streams(pipeline) {
         if (!sources || is_source(&wish.name))
@@ -143,27 +145,19 @@ pub(crate) async fn purged(bus: &Bus, stream: &str, begin: u64) -> Result<(), Bu
     .await
 }
 
-/// We remove messages of a stream, or have told that they are gone.
+/// We remove messages of a stream.
 pub(crate) async fn removed(bus: &Bus, stream: &str, gone: &[(u64, u64)]) -> Result<(), BusError> {
-    change(bus, |all| {
-        let kept = all.entry(stream.into()).or_default();
-        kept.gone.extend(gone);
-        kept.gone.sort_unstable();
-        kept.gone.dedup_by(|next, before| {
-            let touch = next.0 <= before.1 + 1;
-            if touch {
-                before.1 = before.1.max(next.1);
-            }
-            touch
-        });
-    })
-    .await
+    change(bus, |all| all.entry(stream.into()).or_default().forget(gone)).await
 }
 
 /// What is missing was told: it is not told again.
 pub(crate) async fn told(bus: &Bus, stream: &str, gone: &[(u64, u64)]) -> Result<(), BusError> {
-    removed(bus, stream, gone).await?;
-    change(bus, |all| all.entry(stream.into()).or_default().lost.clear()).await
+    change(bus, |all| {
+        let kept = all.entry(stream.into()).or_default();
+        kept.forget(gone);
+        kept.lost.clear();
+    })
+    .await
 }
 
 /// The last message of a capture stream that was ever seen: to be asked for before it is read.
@@ -178,6 +172,19 @@ pub(crate) async fn gone(bus: &Bus, stream: &str, found: &[u64], last: u64) -> R
 }
 
 impl Kept {
+    /// These are not missed.
+    fn forget(&mut self, gone: &[(u64, u64)]) {
+        self.gone.extend(gone);
+        self.gone.sort_unstable();
+        self.gone.dedup_by(|next, before| {
+            let touch = next.0 <= before.1 + 1;
+            if touch {
+                before.1 = before.1.max(next.1);
+            }
+            touch
+        });
+    }
+
     fn gone_of(&self, found: &[u64], last: u64) -> Vec<(u64, u64)> {
         let known = self.gone.iter().copied();
         let mut there: Vec<(u64, u64)> = found.iter().map(|&one| (one, one)).chain(known).collect();

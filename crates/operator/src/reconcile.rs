@@ -32,7 +32,8 @@ const MAX_GAPS: usize = 8;
 /// Most characters of an item's name.
 const MAX_ITEM: usize = 120;
 
-const LONG: &str = "\
+/// What `--help` says.
+pub(crate) const LONG: &str = "\
 Find what was captured, has not all its outcomes and is not under way, and run it again from the copy that is kept of it. It \
 ends on the ids that it would have had, so what is there already is not there twice. It may be done while the pipeline runs.
 
@@ -49,7 +50,9 @@ Exit code 0: nothing is lost, though some may have been sent again; 1: something
 
 /// The arguments of `reconcile`.
 #[derive(Debug, clap::Args)]
-#[command(long_about = LONG, after_help = "Examples:\n  causeway reconcile --dry-run\n  causeway reconcile --wait 60\n  causeway reconcile --json | jq .lost")]
+#[command(
+    after_help = "Examples:\n  causeway reconcile --dry-run\n  causeway reconcile --wait 60\n  causeway reconcile --json | jq .lost"
+)]
 pub(crate) struct ReconcileArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,

@@ -21,7 +21,8 @@ use crate::when::{Span, when};
 use crate::{generation, layout};
 use inputs::{Input, Wanted};
 
-const LONG: &str = "\
+/// What `--help` says.
+pub(crate) const LONG: &str = "\
 Run what was captured through the stages once more, as they are now, and see what they would answer: after a new model, another \
 threshold, more people enrolled. The run has streams, tables and results of its own on the same server, under the name \
 PIPELINE-replay-RUN, and gets the people that are enrolled now; live results are only read. What it made is removed at its end, \
@@ -33,7 +34,6 @@ Inputs are the copies that the capture stream keeps (`keep.captured`); --from an
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    long_about = LONG,
     after_help = "Examples:\n  causeway replay --from 2h --diff\n  causeway replay --from 2026-11-27T08:00:00Z --to 2026-11-27T09:00:00Z --set classify.threshold=0.5 --diff\n  causeway replay --id 4hv7a0g5 --stage preprocess --keep\n  causeway replay --remove g7"
 )]
 pub(crate) struct ReplayArgs {

@@ -12,7 +12,8 @@ use super::letters::{self, Letter};
 use crate::cli::{PipelineFlags, PlaceArgs, connect};
 use crate::terminal::{count, print_line};
 
-const LONG: &str = "\
+/// What `--help` says.
+pub(super) const LONG: &str = "\
 Give dead letters up. Each is removed for good, with the bytes that it holds; in its place stands an `empty` with the reason \
 `dropped`, so that its item stays accounted for and is not captured again.";
 
@@ -20,7 +21,6 @@ Give dead letters up. Each is removed for good, with the bytes that it holds; in
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    long_about = LONG,
     after_help = "Examples:\n  causeway dlq drop 4hv7a0g5\n  causeway dlq drop --reason not-an-image --until 7d --yes"
 )]
 pub(super) struct DropArgs {

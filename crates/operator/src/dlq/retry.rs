@@ -21,7 +21,8 @@ const STORE_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether the stages have answered.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-const LONG: &str = "\
+/// What `--help` says.
+pub(super) const LONG: &str = "\
 Send messages to the stage that set them aside once more: to that stage alone, as they were. A dead letter is listed until \
 its stage has answered: then it is gone, or stands there anew with why it failed this time. What it gives has the ids that it \
 would have had the first time, so nothing is there twice, however often it is sent.
@@ -32,7 +33,6 @@ Mend the cause first. What a source could not read is no message yet: mend the f
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    long_about = LONG,
     after_help = "Examples:\n  causeway dlq retry 4hv7a0g5\n  causeway dlq retry --stage preprocess --since 2h --wait 60\n  causeway dlq retry --all --dry-run"
 )]
 pub(super) struct RetryArgs {
