@@ -48,7 +48,7 @@ impl Source for Input {
     fn new(options: CaptureOptions, ctx: &Context) -> anyhow::Result<Self> {
         match video::Video::open(&options, ctx)? {
             Some(video) => Ok(Self::Video(Video(video))),
-            None => Ok(Self::Folder(Folder::open(&options, ctx.source(), &ctx.path(Path::new("")))?)),
+            None => Ok(Self::Folder(Folder::open(&options, ctx.source(), &ctx.path(Path::new("")), ctx.epoch())?)),
         }
     }
 
@@ -83,6 +83,8 @@ pub struct Folder {
     repeat: bool,
     /// From 0: how often the folder was gone through before.
     round: u64,
+    /// Of this start: the rounds behind the first belong to it alone.
+    epoch: u64,
     /// From 0: the place of the next picture in this run.
     sequence: u64,
     pace: Option<Pace>,
@@ -94,8 +96,9 @@ pub struct Folder {
 const LONGEST_PICTURE: u64 = (Frame::MAX_BYTES - (64 << 10)) as u64;
 
 impl Folder {
-    /// Opens the input of `options`, a relative one within `base`; `source` is the name that its ids are made of.
-    pub fn open(options: &CaptureOptions, source: &str, base: &Path) -> anyhow::Result<Self> {
+    /// Opens the input of `options`, a relative one within `base`; `source` is the name that its ids are made of, and `epoch` this
+    /// start of it.
+    pub fn open(options: &CaptureOptions, source: &str, base: &Path, epoch: u64) -> anyhow::Result<Self> {
         let input = options.input.as_deref().filter(|input| !input.as_os_str().is_empty()).with_context(|| {
             format!("cannot capture without an input: set `input` in [stage.{source}] or pass `--input DIR`")
         })?;
@@ -119,6 +122,7 @@ impl Folder {
             waiting: waiting.into_iter(),
             repeat: options.repeat,
             round: 0,
+            epoch,
             sequence: 0,
             pace,
             max_bytes,
@@ -168,16 +172,18 @@ impl Folder {
         if let Err(error) = probe(&body, self.max_pixels) {
             return refused(id, error.reason(), error.to_string(), body);
         }
-        let capture =
-            Capture { source: self.source.clone(), item, epoch: 0, sequence: self.sequence, captured_at: unix_ns() };
+        let epoch = if self.round == 0 { 0 } else { self.epoch };
+        let (source, sequence) = (self.source.clone(), self.sequence);
+        let capture = Capture { source, item, epoch, sequence, captured_at: unix_ns() };
         Captured { id, message: Ok(Frame { capture, image: body }) }
     }
 
-    /// The same on every run; another in every round of one run.
+    /// The same on every run; another in every further round, whichever run it is of: after a restart, too, a simulated camera shows
+    /// what nobody has seen.
     fn id(&self, item: &str, content: &str) -> Id {
         match self.round {
             0 => Id::captured(&self.source, &format!("{item} {content}")),
-            round => Id::captured(&self.source, &format!("{item} {content} round {round}")),
+            round => Id::captured(&self.source, &format!("{item} {content} start {} round {round}", self.epoch)),
         }
     }
 }

@@ -31,7 +31,7 @@ fn options(input: impl AsRef<Path>) -> CaptureOptions {
 }
 
 fn open(options: &CaptureOptions) -> Folder {
-    Folder::open(options, "photos", Path::new("/nowhere")).unwrap()
+    Folder::open(options, "photos", Path::new("/nowhere"), 7).unwrap()
 }
 
 fn all(options: &CaptureOptions) -> Vec<Captured<Frame>> {
@@ -50,7 +50,7 @@ fn items(captured: &[Captured<Frame>]) -> Vec<&str> {
 }
 
 fn error(options: &CaptureOptions) -> String {
-    match Folder::open(options, "photos", Path::new("/nowhere")) {
+    match Folder::open(options, "photos", Path::new("/nowhere"), 7) {
         Ok(_) => panic!("opened"),
         Err(error) => format!("{error:#}"),
     }
@@ -108,7 +108,7 @@ fn a_glob_begins_at_the_folder_before_its_first_wildcard() {
 #[test]
 fn a_relative_input_is_relative_to_the_pipeline_file() {
     let dir = folder(&[("photos/a.png", PNG)]);
-    let mut source = Folder::open(&options("photos"), "photos", dir.path()).unwrap();
+    let mut source = Folder::open(&options("photos"), "photos", dir.path(), 7).unwrap();
     assert_eq!(source.remaining(), 1);
     assert!(source.next().is_some());
     assert_eq!(source.remaining(), 0);
@@ -208,8 +208,15 @@ fn every_round_has_ids_of_its_own_and_sees_what_is_new() {
     assert_eq!(items(&later), ["a.png", "b.png", "a.png"]);
     let ids = [first.id, later[0].id, later[2].id];
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
-    let sequence = later.iter().map(|captured| captured.message.as_ref().unwrap().capture.sequence);
-    assert_eq!(sequence.collect::<Vec<_>>(), [1, 2, 3]);
+    let places = later.iter().map(|captured| &captured.message.as_ref().unwrap().capture);
+    let places: Vec<_> = places.map(|capture| (capture.epoch, capture.sequence)).collect();
+    assert_eq!(places, [(7, 1), (7, 2), (7, 3)]);
+    // The next start has the first round again, and rounds of its own.
+    let mut again =
+        Folder::open(&CaptureOptions { repeat: true, ..options(&dir) }, "photos", Path::new("/"), 8).unwrap();
+    let again: Vec<_> = (0..4).map(|_| again.next().unwrap().id).collect();
+    assert_eq!(again[0], first.id);
+    assert!(!later.iter().any(|captured| again[2..].contains(&captured.id)));
     fs::remove_dir_all(dir.path()).unwrap();
     assert_eq!(source.next().unwrap().message.unwrap_err().reason, "unreadable");
     assert!(source.next().is_none(), "the folder is gone: the source ends");

@@ -40,8 +40,8 @@ pub(crate) struct Video {
 /// What a frame's id is made of.
 #[derive(Debug, Clone)]
 enum Naming {
-    /// Its file, the file's content and its place in it: the same whenever the file is read.
-    File { item: String, sha256: String },
+    /// Its file, the content and the place in it: the same whenever the file is read. Further rounds are of this start.
+    File { item: String, sha256: String, epoch: u64 },
     /// The start of the source and its place since: a camera is never read twice.
     Epoch(u64),
 }
@@ -128,7 +128,7 @@ impl Video {
             Address::File(path) => {
                 let (sha256, written_at) = look_at(path).with_context(|| format!("cannot capture from {shown}"))?;
                 let item = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                (Naming::File { item, sha256 }, written_at)
+                (Naming::File { item, sha256, epoch: ctx.epoch() }, written_at)
             }
             _ => (Naming::Epoch(ctx.epoch()), 0),
         };
@@ -202,12 +202,12 @@ impl Video {
     /// What a frame is called, and what its id is made of.
     fn names(&self, grabbed: &Grabbed) -> (String, String) {
         match &self.naming {
-            Naming::File { item, sha256 } => {
+            Naming::File { item, sha256, epoch } => {
                 let among = if grabbed.among == 0 { String::new() } else { format!("+{}", grabbed.among) };
                 let item = format!("{item}@{}.{:03}s{among}", grabbed.ms / 1000, grabbed.ms % 1000);
                 let of = match grabbed.round {
                     0 => format!("{item} {sha256}"),
-                    round => format!("{item} {sha256} round {round}"),
+                    round => format!("{item} {sha256} start {epoch} round {round}"),
                 };
                 (item, of)
             }
