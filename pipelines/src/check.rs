@@ -11,7 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::fault::{Draft, Findings, MAX_FILE_BYTES, PipelineError, SEPARATOR, did_you_mean};
 use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenStage};
-use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults};
+use crate::pipeline::{
+    DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults,
+};
 use crate::registry::{STAGE_KEYS, USES, Use};
 use crate::test_spec::TestSpec;
 use crate::tests_form::WrittenTests;
@@ -28,8 +30,8 @@ pub(crate) const MAX_NAME_LEN: usize = 48;
 /// What the runtime publishes and stores beside the stages' links: neither a stage nor a link may be called so.
 pub(crate) const RESERVED: [&str; 5] = ["dead", "empty", "log", "outcomes", "advisories"];
 
-/// The stream of a fold's changes is called like its stage with this behind it.
-pub(crate) const CHANGELOG_SUFFIX: &str = "_log";
+/// The streams of a fold's changes and of its snapshots are called like its stage with these behind it.
+pub(crate) const FOLD_SUFFIXES: [&str; 2] = ["_log", "_state"];
 
 /// Instances of a stage in one process: each has a thread and a model session of its own.
 pub(crate) const WORKERS: RangeInclusive<usize> = 1..=64;
@@ -54,6 +56,9 @@ pub(crate) const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
 
 /// Bytes that `keep` may hold.
 pub(crate) const KEEP_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
+
+/// Bytes of changes: enough for some snapshots of a small state, as tests have it.
+pub(crate) const CHANGES_BYTES: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::tib(16);
 
 /// Copies of what is stored: of an even number no more may be lost than of one less, since most of them have to agree.
 pub(crate) const COPIES: [u64; 3] = [1, 3, 5];
@@ -247,9 +252,18 @@ impl Check<'_, '_> {
             stages: in_graph_order(&mut stages),
             keep_captured: self.keep(root.get_ref(), "captured", keep.captured.as_ref(), DEFAULT_KEEP_CAPTURED),
             keep_outcomes: self.keep(root.get_ref(), "outcomes", keep.outcomes.as_ref(), DEFAULT_KEEP_OUTCOMES),
+            keep_changes: self.changes(root.get_ref(), keep.changes),
             copies: self.copies(root.get_ref(), keep.copies),
             sync: keep.sync.unwrap_or_default(),
         }
+    }
+
+    fn changes(&mut self, root: &DeTable<'_>, written: Option<ByteSize>) -> u64 {
+        if let Some(bytes) = written.filter(|bytes| !CHANGES_BYTES.contains(bytes)) {
+            let why = out_of_range("keep.changes", bytes, &CHANGES_BYTES);
+            self.findings.push(span_of(root, "keep.changes").unwrap_or_default(), Draft::new(why).key("keep.changes"));
+        }
+        written.map_or(DEFAULT_KEEP_CHANGES, |bytes| bytes.0)
     }
 
     fn copies(&mut self, root: &DeTable<'_>, written: Option<u64>) -> usize {
@@ -338,7 +352,7 @@ impl Check<'_, '_> {
     ) -> Draught<'a> {
         let (name, name_at) = (key.get_ref().to_string(), key.span());
         self.token(&name_at, "stage", &name, Some(&name), "stage");
-        if RESERVED.contains(&name.as_str()) || name.ends_with(CHANGELOG_SUFFIX) {
+        if RESERVED.contains(&name.as_str()) || FOLD_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
             let draft = Draft::new(format!("`{name}` is the runtime's own: no stage is called so"));
             self.findings.push(name_at.clone(), draft.stage(Some(&name)).key("stage"));
         }

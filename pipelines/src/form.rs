@@ -7,7 +7,9 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::check::{BATCH_MAX, BATCH_WAIT_MS, COPIES, MAX_PROCESS_MS, SYNC, WORKERS};
-use crate::pipeline::{DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SYNC, Sync, defaults};
+use crate::pipeline::{
+    DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SYNC, Sync, defaults,
+};
 use crate::schema::{ALWAYS, Age, Names, Often, Size, link_names, pipeline_names, shown_keep, shown_size};
 use crate::tests_form::WrittenTest;
 
@@ -48,6 +50,10 @@ pub(crate) struct WrittenKeeps {
     /// Names, clusters, empties and dead letters.
     #[schemars(extend("default" = shown_keep(DEFAULT_KEEP_OUTCOMES)))]
     pub(crate) outcomes: Option<WrittenKeep>,
+    /// The changes of a stage that folds, such as `cluster`: beyond this many bytes the oldest go, as far as two snapshots of the
+    /// state know them. What came in that long is remembered.
+    #[schemars(with = "Option<Size>", extend("default" = shown_size(DEFAULT_KEEP_CHANGES)))]
+    pub(crate) changes: Option<ByteSize>,
     /// Copies of everything that is stored, each on a server of its own: 1, 3 or 5. More than 1 needs a NATS cluster.
     #[schemars(extend("enum" = COPIES, "default" = DEFAULT_COPIES))]
     pub(crate) copies: Option<u64>,

@@ -29,7 +29,8 @@ pub use options::{
     VoteOptions,
 };
 pub use pipeline::{
-    Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec, Sync, defaults,
+    Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec,
+    Sync, defaults,
 };
 pub use recipe::{Colour, InputSpec, LabelsSpec, Layout, OutputSpec};
 pub use registry::{USES, Use};

@@ -13,6 +13,9 @@ pub const DEFAULT_KEEP_CAPTURED: Keep = Keep { age: Duration::from_hours(7 * 24)
 /// Outcomes: a month to read them; some hundred bytes each.
 pub const DEFAULT_KEEP_OUTCOMES: Keep = Keep { age: Duration::from_hours(30 * 24), bytes: 256 << 20 };
 
+/// Changes of a fold: some 400,000 faces of 128 numbers, each of which is remembered.
+pub const DEFAULT_KEEP_CHANGES: u64 = 256 << 20;
+
 /// Stands for the path of what is no file.
 const NO_FILE: &str = "nowhere/bytes.toml";
 
@@ -54,6 +57,8 @@ pub struct Pipeline {
     pub keep_captured: Keep,
     /// How long outcomes, dead letters among them, are kept.
     pub keep_outcomes: Keep,
+    /// Bytes of changes that are kept of each fold, beyond what its snapshots need.
+    pub keep_changes: u64,
     /// Copies of everything that is stored, each on a server of its own.
     pub copies: usize,
     /// When the server that `up` starts writes to disk for good.

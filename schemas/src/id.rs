@@ -38,6 +38,11 @@ impl Id {
         u128::from_be_bytes(self.0)
     }
 
+    /// The id that `bits` gave.
+    pub fn from_bits(bits: u128) -> Self {
+        Self(bits.to_be_bytes())
+    }
+
     /// SHA-256 over length-prefixed parts, cut to 128 bits; the prefix keeps `("ab", "c")` and `("a", "bc")` apart.
     fn hash(parts: &[&[u8]]) -> Self {
         let mut hasher = Sha256::new();

@@ -145,7 +145,7 @@ impl Corruption {
     pub async fn new(tools: &Tools, stages: &[Stage]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("faces.toml");
-        std::fs::write(&file, stand_in_pipeline(|_| String::new())).expect("it is written");
+        std::fs::write(&file, stand_in_pipeline(with_snapshots)).expect("it is written");
         let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let mut all = Self { stand_ins: StandIns::link(tools), _dir: dir, file, pipeline, made: Vec::new() };
         for &stage in stages {
@@ -469,6 +469,11 @@ impl Made {
     }
 }
 
+/// The state is stored every few messages.
+fn with_snapshots(stage: &str) -> String {
+    if stage == "pipeline" { "[keep]\nchanges = \"64KiB\"".into() } else { String::new() }
+}
+
 impl Sort {
     /// In words.
     pub fn name(self) -> &'static str {
@@ -489,6 +494,7 @@ impl Case {
             "faces_capture" => "capture",
             "faces_preprocess" | "faces_extract" => "links",
             "faces_cluster_log" => "the changelog",
+            "faces_cluster_state" => "snapshots",
             "faces_advisories" => "advisories",
             "faces_dead" => "dead letters",
             stream if stream.starts_with("KV_") || stream.starts_with("OBJ_") => "tables",

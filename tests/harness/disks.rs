@@ -4,24 +4,25 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::eventually;
+use crate::{debian_program, eventually};
 
 /// A file system at a folder of its own. Dropped, it is gone.
 struct Mounted {
     at: PathBuf,
+    program: &'static str,
     arguments: Vec<OsString>,
 }
 
 impl Mounted {
-    /// Mounts one at a folder, which is made, with these arguments of `mount`; `None`, where one may not.
-    fn new(at: &Path, arguments: Vec<OsString>) -> Option<Self> {
+    /// Mounts one at a folder, which is made, by `program` with these arguments; `None`, where one may not.
+    fn new(at: &Path, program: &'static str, arguments: Vec<OsString>) -> Option<Self> {
         std::fs::create_dir_all(at).expect("a folder");
-        let mounted = Self { at: at.to_owned(), arguments };
+        let mounted = Self { at: at.to_owned(), program, arguments };
         mounted.mount().then_some(mounted)
     }
 
     fn mount(&self) -> bool {
-        succeeds(Command::new("mount").args(&self.arguments).arg(&self.at))
+        succeeds(Command::new(self.program).args(&self.arguments).arg(&self.at))
     }
 
     /// Mounts it anew, once nobody holds the old one.
@@ -52,7 +53,7 @@ impl Tmpfs {
     /// When the folder cannot be made.
     pub fn mount(at: &Path, mib: u32) -> Option<Self> {
         let options = format!("size={mib}m,mode=0700");
-        Mounted::new(at, ["-t", "tmpfs", "-o", &options, "causeway-test"].map(Into::into).into()).map(Self)
+        Mounted::new(at, "mount", ["-t", "tmpfs", "-o", &options, "causeway-test"].map(Into::into).into()).map(Self)
     }
 
     /// Fills it to the last byte, until [`Tmpfs::empty`].
@@ -75,6 +76,22 @@ impl Tmpfs {
     }
 }
 
+/// A file system that writes slowly, over a folder that does not. Dropped, it is gone.
+pub struct SlowDisk(#[expect(dead_code, reason = "it is held")] Mounted);
+
+impl SlowDisk {
+    /// Mounts one at a folder, which is made, that writes so many KB a second into the folder `over`; `None`, where one may not mount.
+    ///
+    /// # Panics
+    /// When a folder cannot be made.
+    pub fn mount(over: &Path, at: &Path, kb: u32) -> Option<Self> {
+        debian_program("bindfs", "bindfs")?;
+        std::fs::create_dir_all(over).expect("a folder");
+        let arguments = vec![format!("--write-rate={kb}k").into(), over.into()];
+        Mounted::new(at, "bindfs", arguments).map(Self)
+    }
+}
+
 /// A file system on a disk of its own whose power can be cut. Dropped, it is gone.
 pub struct Disk(Mounted);
 
@@ -94,7 +111,7 @@ impl Disk {
         File::create(image).and_then(|file| file.set_len(mib << 20)).expect("an image");
         let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image));
         let arguments = vec!["-o".into(), "loop".into(), image.into()];
-        made.then(|| Mounted::new(at, arguments)).flatten().map(Self)
+        made.then(|| Mounted::new(at, "mount", arguments)).flatten().map(Self)
     }
 
     /// Cuts the power: what the kernel has not written yet is gone, and whoever writes gets an error.

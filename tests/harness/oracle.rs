@@ -100,8 +100,9 @@ fn refolded(seen: &Verdict, changes: &[Change], threshold: f32) -> Vec<String> {
     let mut fold = Cluster::with_threshold(threshold);
     let mut said: BTreeMap<Face, _> = BTreeMap::new();
     let parts = parts(seen);
+    let mut ids = BTreeSet::new();
     for change in changes {
-        if fold.known(change.id).is_some() {
+        if !ids.insert(change.id) {
             faults.push(format!("doubled: {} in the changelog", change.id));
             continue;
         }
@@ -123,13 +124,13 @@ fn refolded(seen: &Verdict, changes: &[Change], threshold: f32) -> Vec<String> {
             faults.push(format!("wrong: {face:?} is assigned {assignment:?}, the changelog says {:?}", said.get(face)));
         }
     }
-    let members = |clusters: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
-        let mut sizes: Vec<usize> = clusters.collect();
+    let sorted = |sizes: &mut dyn Iterator<Item = u64>| -> Vec<u64> {
+        let mut sizes: Vec<u64> = sizes.collect();
         sizes.sort_unstable();
         sizes
     };
-    let fresh = members(&mut fold.clusters().map(|(_, members)| members.len()));
-    let read = members(&mut seen.clusters.iter().map(BTreeSet::len));
+    let fresh = sorted(&mut fold.clusters().map(|(_, size)| size));
+    let read = sorted(&mut seen.clusters.iter().map(|members| members.len() as u64));
     if fresh != read {
         faults.push(format!("wrong: clusters of {read:?} faces, a fresh fold has {fresh:?}"));
     }

@@ -76,7 +76,8 @@ pub async fn power(tools: &Tools, run: PowerRun) -> Option<Power> {
     let file = home.path().join("faces.toml");
     let more = |stage: &str| match (stage, run) {
         ("pipeline", PowerRun { sync, .. }) => {
-            format!("[keep]\ncaptured = {{ bytes = \"512MiB\" }}\noutcomes = {{ bytes = \"128MiB\" }}\nsync = {sync:?}")
+            let keep = "captured = { bytes = \"512MiB\" }\noutcomes = { bytes = \"128MiB\" }\nchanges = \"64KiB\"";
+            format!("[keep]\n{keep}\nsync = {sync:?}")
         }
         ("capture", PowerRun { is_camera: true, .. }) => format!("rate = {RATE}"),
         ("capture" | "preprocess" | "extract", _) => "link_bytes = \"64MiB\"".into(),

@@ -1,8 +1,11 @@
-//! A disk that is full: the first stage waits and says so, the server goes on when there is room again, and nothing is lost.
+//! A disk that is full: the first stage waits and says so, the server goes on when there is room again, and nothing is lost. One that
+//! is slow: nothing is lost either, whoever is killed meanwhile.
 
 use causeway_pipelines::Pipeline;
 use causeway_stand_in::script::{BYTES, CAMERA, ITEMS};
-use harness::{Running, StandIns, Tmpfs, Tools, drained, eventually, may_skip, stand_in_pipeline, verdict};
+use harness::{
+    Running, SlowDisk, StandIns, Tmpfs, Tools, drained, eventually, kill, may_skip, stand_in_pipeline, verdict,
+};
 
 #[tokio::test]
 async fn a_full_disk_is_told_and_costs_nothing() {
@@ -44,4 +47,42 @@ async fn a_full_disk_is_told_and_costs_nothing() {
     let said = up.stop().await.ok().stderr;
     assert!(said.contains("nats-server cannot write: no space left on device"), "{said}");
     assert!(said.contains("there is room to write again"), "{said}");
+}
+
+#[tokio::test]
+async fn a_slow_disk_costs_nothing() {
+    const MESSAGES: u64 = 600;
+    let stand_ins = StandIns::link(&Tools::find());
+    let home = tempfile::tempdir().expect("a folder");
+    // A third of what 60 messages a second write.
+    let Some(_disk) = SlowDisk::mount(&home.path().join("fast"), &home.path().join("edge"), 250) else {
+        may_skip("a slow disk needs a file system of its own: run as root");
+        return;
+    };
+    let file = home.path().join("faces.toml");
+    let small = |stage: &str| match stage {
+        "pipeline" => "[keep]\nchanges = \"64KiB\"",
+        "capture" => "rate = 60",
+        _ => "link_bytes = \"1MiB\"",
+    };
+    std::fs::write(&file, stand_in_pipeline(|stage| small(stage).into())).expect("it is written");
+    let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
+    let script = [(ITEMS, MESSAGES.to_string()), (BYTES, "2000".into()), (CAMERA, "1".into())];
+    let up = Running::start_in(stand_ins.tools(), home.path(), &["up", file.to_str().expect("a path")], &script);
+    let bus = up.bus("faces").await;
+    for (stage, outcomes) in [("extract", 50), ("cluster", 100)] {
+        eventually("some outcomes", async || {
+            bus.stream_state("faces_cluster").await.ok()??.messages.checked_sub(outcomes)
+        })
+        .await;
+        kill(up.stage_pid(stage, None).await);
+    }
+    let server = u32::try_from(up.about().await["server"]["pid"].as_u64().expect("a server")).expect("a pid");
+    kill(server);
+
+    drained(&bus, &pipeline, MESSAGES as usize).await;
+    let verdict = verdict(&bus, &pipeline).await;
+    verdict.assert_exactly_once();
+    assert_eq!(verdict.captured.len() as u64, MESSAGES);
+    up.stop().await.ok();
 }

@@ -1,9 +1,12 @@
 //! One writer: a standby takes over, and a writer that slept is refused by the server, not by luck.
 
-use std::collections::BTreeSet;
+mod snapshots;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use causeway_bus::names;
+use causeway_pipelines::Pipeline;
 use causeway_schemas::{Codec, Id};
 use futures::StreamExt as _;
 use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, faces, signal, verdict};
@@ -28,11 +31,15 @@ async fn assert_changes_once(site: &Site, faces: usize) {
     assert_eq!(ids.len(), faces);
 }
 
+fn pipeline() -> Pipeline {
+    Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("the pipeline")
+}
+
 async fn golden(tools: &Tools, input: &std::path::Path) -> Verdict {
     let home = tempfile::tempdir().expect("a folder");
     let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path")];
     let running = Running::start(tools, home.path(), &arguments);
-    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let pipeline = pipeline();
     let bus = running.bus("faces").await;
     drained(&bus, &pipeline, std::fs::read_dir(input).expect("a folder").count()).await;
     let verdict = verdict(&bus, &pipeline).await;
@@ -114,44 +121,71 @@ async fn a_long_batch_of_changes_is_appended_in_order() {
     assert_eq!(number, 5000);
 }
 
-/// A pipeline that ran to its end and was stopped; its home.
-async fn ended(tools: &Tools, input: &std::path::Path) -> tempfile::TempDir {
+/// The arguments that run a pipeline whose file is in its home; it is made where it is not there, by default without a snapshot.
+fn up(home: &std::path::Path, input: &std::path::Path) -> [String; 3] {
+    let file = home.join("faces.toml");
+    if !file.exists() {
+        std::fs::write(&file, faces(input, |_| "")).expect("it is written");
+    }
+    ["up".into(), file.to_str().expect("a path").into(), "--until-drained".into()]
+}
+
+async fn run(tools: &Tools, home: &std::path::Path, arguments: &[String]) -> harness::Finished {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Running::start(tools, home, &arguments).finish().await
+}
+
+/// A pipeline that ran to its end and was stopped; its home. Its state may be stored every few faces.
+async fn ended(tools: &Tools, input: &std::path::Path, snapshots: bool) -> tempfile::TempDir {
     let home = tempfile::tempdir().expect("a folder");
-    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path"), "--until-drained"];
-    Running::start(tools, home.path(), &arguments).finish().await.ok();
+    if snapshots {
+        let small = |stage: &str| if stage == "pipeline" { "[keep]\nchanges = \"64KiB\"" } else { "" };
+        std::fs::write(home.path().join("faces.toml"), faces(input, small)).expect("it is written");
+    }
+    run(tools, home.path(), &up(home.path(), input)).await.ok();
     home
 }
 
 /// The outcomes of a home, and the clusters that its changelog makes.
 async fn stored(home: &std::path::Path) -> (Verdict, Vec<BTreeSet<Id>>) {
-    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let pipeline = pipeline();
     let stored = harness::Stored::open(home, &pipeline).await;
     let verdict = verdict(&stored.bus, &pipeline).await;
-    let mut fold = causeway_cluster::Cluster::with_threshold(0.4);
+    let (mut merges, mut changes) = (causeway_cluster::Merges::default(), Vec::new());
     let mut records = stored.bus.scan(&names::changelog("faces", "cluster"), 1, false).await.expect("a changelog");
     while let Some(record) = records.next().await {
-        let change = causeway_schemas::decode_body(&record.expect("a record").body, Codec::Bincode).expect("a change");
-        causeway_stage::Fold::apply(&mut fold, &change);
+        let change: causeway_cluster::Change =
+            causeway_schemas::decode_body(&record.expect("a record").body, Codec::Bincode).expect("a change");
+        merges.add(&change);
+        changes.push((change.id, change.cluster));
     }
-    let mut clusters: Vec<BTreeSet<Id>> =
-        fold.clusters().map(|(_, members)| members.iter().copied().collect()).collect();
-    clusters.sort();
+    let mut clusters: BTreeMap<Id, BTreeSet<Id>> = BTreeMap::new();
+    for (face, cluster) in changes {
+        clusters.entry(merges.current(cluster)).or_default().insert(face);
+    }
     stored.close().await;
-    (verdict, clusters)
+    (verdict, clusters.into_values().collect())
 }
 
 /// The next `up` stops and says why, in one line, and what to do.
 async fn assert_stops(tools: &Tools, input: &std::path::Path, home: &std::path::Path, why: &str) {
-    let arguments = ["up", "pipelines/faces.toml", "--input", input.to_str().expect("a path")];
-    let stopped = Running::start(tools, home, &arguments).finish().await;
+    let arguments = up(home, input);
+    let stopped = run(tools, home, &arguments).await;
     assert_eq!(stopped.code, Some(1), "{stopped:?}");
     let said = stopped.stderr.lines().find(|line| line.contains("cannot restore [stage.cluster]"));
     let said = said.unwrap_or_else(|| panic!("{stopped:?}"));
     assert!(said.contains(why) && said.contains("causeway up --again"), "no `{why}`: {said}");
     // As it says.
-    let again =
-        Running::start(tools, home, &[&arguments[..], &["--again", "--until-drained"]].concat()).finish().await.ok();
+    let again = run(tools, home, &[&arguments[..], &["--again".into()]].concat()).await.ok();
     assert!(!again.stderr.contains("cannot restore"), "{again:?}");
+}
+
+/// So many copies of the photos, and the home of a pipeline that ran over them to its end.
+async fn photos_ended(tools: &Tools, copies: usize, snapshots: bool) -> (tempfile::TempDir, tempfile::TempDir) {
+    let input = tempfile::tempdir().expect("a folder");
+    copy_photos(tools, input.path(), copies);
+    let home = ended(tools, input.path(), snapshots).await;
+    (input, home)
 }
 
 /// Changes the file of the changelog that has its newest entry, as a failing disk may. Gives its folder.
@@ -167,12 +201,16 @@ fn damage(home: &std::path::Path, damage: impl Fn(&mut Vec<u8>)) -> PathBuf {
     messages
 }
 
+/// The same, of a server that has to read that file at its start, since it has nothing else.
+fn damage_unindexed(home: &std::path::Path, change: impl Fn(&mut Vec<u8>)) {
+    let messages = damage(home, change);
+    std::fs::remove_file(messages.join("index.db")).expect("it is removed");
+}
+
 #[tokio::test]
 async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
     let tools = Tools::find();
-    let input = tempfile::tempdir().expect("a folder");
-    copy_photos(&tools, input.path(), 1);
-    let home = ended(&tools, input.path()).await;
+    let (input, home) = photos_ended(&tools, 1, false).await;
     let flip = |block: &mut Vec<u8>| {
         let at = block.len() - 40;
         block[at] ^= 1;
@@ -181,12 +219,10 @@ async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
     damage(home.path(), flip);
     assert_stops(&tools, input.path(), home.path(), "of faces_cluster_log are missing").await;
     // Where it has to read its files it finds that the checksum is wrong, and forgets that there was an entry.
-    let messages = damage(home.path(), flip);
-    std::fs::remove_file(messages.join("index.db")).expect("it is removed");
+    damage_unindexed(home.path(), flip);
     assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
     // A write that did not come to its end.
-    let messages = damage(home.path(), |block| block.truncate(block.len() - 100));
-    std::fs::remove_file(messages.join("index.db")).expect("it is removed");
+    damage_unindexed(home.path(), |block| block.truncate(block.len() - 100));
     assert_stops(&tools, input.path(), home.path(), "its outcomes tell of 1 that it knows nothing of").await;
 }
 
@@ -194,23 +230,19 @@ async fn a_changelog_without_its_last_entry_is_told_and_not_gone_on_from() {
 #[tokio::test]
 async fn what_the_end_of_the_changelog_has_lost_is_made_again_as_it_was_told() {
     let tools = Tools::find();
-    let input = tempfile::tempdir().expect("a folder");
-    copy_photos(&tools, input.path(), 4);
-    let home = ended(&tools, input.path()).await;
+    // The newest snapshots are of what is lost.
+    let (input, home) = photos_ended(&tools, 4, true).await;
     let (before, clusters) = stored(home.path()).await;
     assert!(clusters.len() < before.assigned.len(), "some belong together: {clusters:?}");
-    let up = ["up", "pipelines/faces.toml", "--input", input.path().to_str().expect("a path"), "--until-drained"];
-    let lose_half = || {
-        let messages = damage(home.path(), |block| block.truncate(block.len() / 2));
-        std::fs::remove_file(messages.join("index.db")).expect("it is removed");
-    };
+    let up = up(home.path(), input.path());
+    let lose_half = || damage_unindexed(home.path(), |block| block.truncate(block.len() / 2));
     let stops = async || {
-        let stopped = Running::start(&tools, home.path(), &up).finish().await;
+        let stopped = run(&tools, home.path(), &up).await;
         assert_eq!(stopped.code, Some(1), "{stopped:?}");
         assert!(stopped.stderr.contains("let `causeway reconcile` run again what is kept of it"), "{stopped:?}");
     };
     let reconcile = async |more: &[&str]| {
-        Running::start(&tools, home.path(), &[&["reconcile", "pipelines/faces.toml"], more].concat()).finish().await
+        Running::start(&tools, home.path(), &[&["reconcile", up[1].as_str()], more].concat()).finish().await
     };
     lose_half();
     stops().await;
@@ -219,7 +251,7 @@ async fn what_the_end_of_the_changelog_has_lost_is_made_again_as_it_was_told() {
     stops().await;
     let told = reconcile(&["--json"]).await;
     assert_eq!((told.code, told.json()["lost"].as_array().map(Vec::len)), (Some(0), Some(0)), "{told:?}");
-    Running::start(&tools, home.path(), &up).finish().await.ok();
+    run(&tools, home.path(), &up).await.ok();
     let (after, as_folded) = stored(home.path()).await;
     after.assert_exactly_once();
     assert_eq!(after.assigned, before.assigned);
@@ -228,7 +260,7 @@ async fn what_the_end_of_the_changelog_has_lost_is_made_again_as_it_was_told() {
     // What has no copy any more is named, and the others go on without it.
     lose_half();
     stops().await;
-    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let pipeline = pipeline();
     let store = harness::Stored::open(home.path(), &pipeline).await;
     store.bus.purge(&names::stream("faces", "capture")).await.expect("it is emptied");
     store.close().await;
@@ -237,7 +269,7 @@ async fn what_the_end_of_the_changelog_has_lost_is_made_again_as_it_was_told() {
     let lost = told.json()["lost"].clone();
     let names: Vec<&str> = lost.as_array().expect("a list").iter().filter_map(|one| one["item"].as_str()).collect();
     assert!(!names.is_empty() && names.iter().all(|name| input.path().join(name).exists()), "{lost}");
-    Running::start(&tools, home.path(), &up).finish().await.ok();
+    run(&tools, home.path(), &up).await.ok();
     let (after, as_folded) = stored(home.path()).await;
     assert_eq!(after.assigned, before.assigned);
     assert!(as_folded.iter().flatten().count() < clusters.iter().flatten().count());
@@ -246,10 +278,8 @@ async fn what_the_end_of_the_changelog_has_lost_is_made_again_as_it_was_told() {
 #[tokio::test]
 async fn a_changelog_with_a_hole_is_told_and_not_gone_on_from() {
     let tools = Tools::find();
-    let input = tempfile::tempdir().expect("a folder");
-    copy_photos(&tools, input.path(), 1);
-    let home = ended(&tools, input.path()).await;
-    let pipeline = causeway_pipelines::Pipeline::load(harness::workspace().join("pipelines/faces.toml")).expect("one");
+    let (input, home) = photos_ended(&tools, 1, false).await;
+    let pipeline = pipeline();
     let change = async |change: &dyn Fn(causeway_bus::Bus) -> futures::future::BoxFuture<'static, ()>| {
         let stored = harness::Stored::open(home.path(), &pipeline).await;
         change(stored.bus.clone()).await;

@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod cameras;
 mod chaos;
+mod clock;
 mod connect;
 mod containers;
 mod damage;

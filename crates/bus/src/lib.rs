@@ -10,6 +10,7 @@ mod pull;
 mod read;
 mod repair;
 pub mod server;
+mod snapshot;
 mod table;
 
 pub use bus::{Bus, BusError, Credentials};
@@ -20,4 +21,5 @@ pub use publish::{CHANGE, Outgoing, PublishError, Stored};
 pub use pull::{Delivery, Pull};
 pub use read::{Record, Records};
 pub use repair::RawRecord;
+pub use snapshot::Snapshot;
 pub use table::{Entry, Follow};

@@ -34,6 +34,16 @@ pub fn changelog_subject(pipeline: &str, stage: &str) -> String {
     format!("{pipeline}.{LOG}.{stage}")
 }
 
+/// The stream of the snapshots of a fold's state.
+pub fn snapshots(pipeline: &str, stage: &str) -> String {
+    format!("{pipeline}_{stage}_state")
+}
+
+/// The one subject of a fold's snapshots.
+pub fn snapshots_subject(pipeline: &str, stage: &str) -> String {
+    format!("{pipeline}.{LOG}.{stage}.state")
+}
+
 /// The key-value bucket behind a table.
 pub fn bucket(pipeline: &str, table: &str) -> String {
     format!("{pipeline}_{table}")

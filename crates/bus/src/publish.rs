@@ -67,7 +67,7 @@ pub enum PublishError {
 pub const CHANGE: &str = "change.v1";
 
 /// Room for headers beside a body, bytes.
-const HEADER_ROOM: usize = 8 << 10;
+pub(crate) const HEADER_ROOM: usize = 8 << 10;
 
 /// The server answers this for a full stream with `discard = new`: maximum bytes exceeded, maximum messages exceeded.
 const STREAM_STORE_FAILED: u64 = 10077;
@@ -95,14 +95,20 @@ impl Bus {
         }
     }
 
-    /// Appends bodies to a changelog whose last sequence is `last`, each naming the one before it. Gives the new last.
+    /// Appends bodies, each with its kind, to a stream of one subject whose last sequence is `last`, each naming the one before it.
+    /// Gives the new last.
     ///
     /// They are sent one after the other and their acks are waited for together: futures that are polled at once would send
     /// in the order in which they are woken, and the server would refuse what overtakes.
-    pub(crate) async fn append_all(&self, subject: &str, last: u64, bodies: Vec<Bytes>) -> Result<u64, PublishError> {
+    pub(crate) async fn append_all(
+        &self,
+        subject: &str,
+        last: u64,
+        bodies: Vec<(&'static str, Bytes)>,
+    ) -> Result<u64, PublishError> {
         let mut acks = Vec::with_capacity(bodies.len());
-        for (before, body) in (last..).zip(bodies) {
-            let message = PublishMessage::build().header(header::KIND, CHANGE).payload(body);
+        for (before, (kind, body)) in (last..).zip(bodies) {
+            let message = PublishMessage::build().header(header::KIND, kind).payload(body);
             acks.push(self.send(subject, message.expected_last_sequence(before)).await?);
         }
         let mut stored = last;
@@ -158,7 +164,7 @@ impl Sent {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
 use crate::bus::error_chain;
-use crate::{Bus, BusError, Headers, PublishError, names};
+use crate::{Bus, BusError, CHANGE, Headers, PublishError, names};
 
 /// A stored message as a reader sees it.
 #[derive(Debug, Clone)]
@@ -203,6 +203,7 @@ impl Bus {
     /// Appends changes to a fold's changelog, each fenced by the one before; `last` is the last sequence this writer knows.
     /// Gives the new last sequence.
     pub async fn append(&self, stage: &str, last: u64, changes: Vec<Bytes>) -> Result<u64, PublishError> {
+        let changes = changes.into_iter().map(|change| (CHANGE, change)).collect();
         self.append_all(&names::changelog_subject(&self.pipeline, stage), last, changes).await
     }
 }

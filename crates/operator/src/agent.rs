@@ -1,11 +1,12 @@
 //! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge, sets aside what the
 //! broker gave up on, and mends what drifted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use causeway_bus::{Bus, Record, StreamState, names};
+use causeway_bus::{Bus, Record, Snapshot, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
 use causeway_stage::{Heartbeat, now_ns, read_ledger, read_ledger_since};
 use futures::StreamExt as _;
@@ -27,14 +28,27 @@ struct Agent {
     pipeline: Pipeline,
     /// Captured items whose repair copy went although they were not complete are counted there.
     told: Arc<Told>,
+    /// The snapshots of each fold.
+    snapshots: HashMap<String, Seen>,
 }
 
+/// Snapshots as they were looked at last.
+#[derive(Default)]
+struct Seen {
+    /// The last sequence of their stream.
+    last: u64,
+    /// When the next of them is on disk for good, Unix time in ns.
+    next: Option<u64>,
+}
+
+/// After so many syncs what is stored is on disk for good.
+const SYNCS: u64 = 2;
 /// How often it does its rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
 /// Does round after round, for ever.
 pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
-    let mut agent = Agent { bus, pipeline, told };
+    let mut agent = Agent { bus, pipeline, told, snapshots: HashMap::new() };
     let (mut net, mut watch) = (Net::default(), Watch::default());
     let mut round = tokio::time::interval(ROUND_EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -65,12 +79,15 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
 }
 
 impl Agent {
-    /// One round: purges the capture stream of each source. Gives how many messages were purged.
+    /// One round: purges the capture stream of each source, and the changelog of each fold. Gives how many messages were purged.
     async fn round(&mut self) -> anyhow::Result<u64> {
         let pipeline = self.pipeline.clone();
         let mut purged = 0;
         for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
             purged += self.purge_captured(&source.name).await?;
+        }
+        for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+            purged += self.purge_changes(&fold.name).await?;
         }
         Ok(purged)
     }
@@ -121,6 +138,44 @@ impl Agent {
             );
         }
         tracing::info!(stream, purged, "captured items purged");
+        Ok(purged)
+    }
+
+    /// Of a fold two snapshots stay, since one may not read, and the changes since the older one; of those before, as many as
+    /// `keep.changes` has room for. The older one is on disk for good: a power failure takes the newest of what is stored, but what
+    /// was purged does not come back.
+    async fn purge_changes(&mut self, fold: &str) -> anyhow::Result<u64> {
+        let stored = names::snapshots(&self.pipeline.name, fold);
+        let Some(state) = self.bus.stream_state(&stored).await? else { return Ok(0) };
+        let seen = self.snapshots.entry(fold.into()).or_default();
+        if state.messages == 0 || (seen.last == state.last_sequence && seen.next.is_none_or(|next| now_ns() < next)) {
+            return Ok(0);
+        }
+        let snapshots = self.bus.snapshots(fold).await?;
+        let unsafe_for = self.pipeline.sync.every().unwrap_or_default().as_nanos() as u64 * SYNCS;
+        let (safe, others): (Vec<&Snapshot>, _) =
+            snapshots.iter().skip(1).partition(|snapshot| snapshot.stored_at + unsafe_for <= now_ns());
+        let next = others.iter().map(|snapshot| snapshot.stored_at + unsafe_for).min();
+        *seen = Seen { last: state.last_sequence, next };
+        let Some(older) = safe.first() else { return Ok(0) };
+        if older.at > state.first_sequence {
+            kept::purged(&self.bus, &stored, older.at).await?;
+            self.bus.purge_below(&stored, older.at).await?;
+        }
+        let stream = names::changelog(&self.pipeline.name, fold);
+        let Some(changelog) = self.bus.stream_state(&stream).await? else { return Ok(0) };
+        // Changes of a fold are about as long as each other.
+        let over =
+            changelog.bytes.saturating_sub(self.pipeline.keep_changes) as f64 / (changelog.bytes as f64).max(1.0);
+        let wanted = changelog.first_sequence + (over * changelog.messages as f64) as u64;
+        let first_kept = wanted.min(older.sequence);
+        if first_kept <= changelog.first_sequence {
+            return Ok(0);
+        }
+        kept::purged(&self.bus, &stream, first_kept).await?;
+        self.bus.purge_below(&stream, first_kept).await?;
+        let purged = first_kept - changelog.first_sequence;
+        tracing::info!(stream, purged, "changes that snapshots know purged");
         Ok(purged)
     }
 

@@ -25,13 +25,19 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
         });
     }
     for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
-        wishes.push(StreamWish {
-            name: names::changelog(&pipeline.name, &fold.name),
-            subjects: vec![names::changelog_subject(&pipeline.name, &fold.name)],
-            retention: Retention::Changelog,
-            durables: Vec::new(),
-            copies: pipeline.copies,
-        });
+        let (pipeline_name, fold) = (&pipeline.name, &fold.name);
+        for (name, subject) in [
+            (names::changelog(pipeline_name, fold), names::changelog_subject(pipeline_name, fold)),
+            (names::snapshots(pipeline_name, fold), names::snapshots_subject(pipeline_name, fold)),
+        ] {
+            wishes.push(StreamWish {
+                name,
+                subjects: vec![subject],
+                retention: Retention::Changelog,
+                durables: Vec::new(),
+                copies: pipeline.copies,
+            });
+        }
     }
     wishes.push(StreamWish {
         name: names::advisories(&pipeline.name),

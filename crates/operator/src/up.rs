@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::{Input, Pipeline};
+use causeway_pipelines::{Input, Pipeline, StageSpec};
 use causeway_stage::Heartbeat;
 
 use crate::agent;
@@ -208,7 +208,7 @@ async fn watch(
                         false
                     }
                 };
-                if drained && options.until_drained {
+                if drained && options.until_drained && folds_are_restored(session, supervisor).await {
                     if !failed.is_empty() {
                         bail!("everything else has its results, but {}", failed.join("; "));
                     }
@@ -217,6 +217,17 @@ async fn watch(
             }
         }
     }
+}
+
+/// Whether every fold of this run has its state: one that finds its changelog damaged says so before it takes anything.
+async fn folds_are_restored(session: &Session, supervisor: &Supervisor) -> bool {
+    let Ok(beats) = heartbeats(&session.bus).await else { return false };
+    let processes = supervisor.processes();
+    let is_restored = |fold: &StageSpec| {
+        let runs = |pid| processes.iter().any(|(stage, process)| *stage == fold.name && process.pid == pid);
+        beats.iter().any(|beat| beat.stage == fold.name && runs(beat.pid) && beat.is_up())
+    };
+    session.pipeline.stages.iter().filter(|stage| stage.folds).all(is_restored)
 }
 
 /// Where the server keeps its store.
@@ -266,7 +277,16 @@ async fn restart_server(
 
 /// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
 async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
-    for wish in crate::layout::streams(pipeline) {
+    let folds: Vec<&StageSpec> = pipeline.stages.iter().filter(|stage| stage.folds).collect();
+    for fold in &folds {
+        let changelog = bus.stream_state(&names::changelog(&pipeline.name, &fold.name)).await?;
+        if let Some(last) = changelog.map(|changelog| changelog.last_sequence).filter(|&last| last > 0) {
+            // First: a fold that finds neither a beginning nor this stops.
+            bus.store_snapshot(&fold.name, last, Vec::new()).await?;
+        }
+    }
+    let snapshots: Vec<String> = folds.iter().map(|fold| names::snapshots(&pipeline.name, &fold.name)).collect();
+    for wish in crate::layout::streams(pipeline).iter().filter(|wish| !snapshots.contains(&wish.name)) {
         if let Some(state) = bus.stream_state(&wish.name).await? {
             kept::purged(bus, &wish.name, state.last_sequence + 1).await?;
         }

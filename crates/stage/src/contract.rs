@@ -109,7 +109,9 @@ pub struct Unreadable {
 }
 
 /// A stage with state: one writer a pipeline, whose state is the sum of its changes. A change is stored in a changelog before
-/// its input is acked, so that a successor, here or elsewhere, goes on from the same state.
+/// its input is acked, so that a successor, here or elsewhere, goes on from the same state: a snapshot of it, and the changes since.
+///
+/// Which inputs it had is not part of the state: the runtime knows them, and asks for each only once.
 pub trait Fold: Sized + Send + 'static {
     /// The binary, crate and folder: `uses` in a pipeline file.
     const NAME: &'static str;
@@ -135,11 +137,18 @@ pub trait Fold: Sized + Send + 'static {
     /// the state is restored.
     fn apply(&mut self, change: &Self::Change);
 
-    /// The change already made for this input, if it was.
-    fn known(&self, id: Id) -> Option<Self::Change>;
+    /// The input that made a change.
+    fn input_of(change: &Self::Change) -> Id;
 
     /// The output that belongs to a change: the same whenever it is asked.
     fn output(&self, change: &Self::Change) -> Self::Output;
+
+    /// The state as bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Takes the state of a snapshot, the same to the last bit, in place of the empty one. An error where it does not read: the
+    /// state is then made of an older one.
+    fn restore(&mut self, snapshot: &[u8]) -> anyhow::Result<()>;
 }
 
 /// A live table: a key-value bucket as a stage sees it.

@@ -219,7 +219,11 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
 async fn heartbeats(env: Arc<Env>, health: String) {
     let mut every = tokio::time::interval(HEARTBEAT_EVERY);
     loop {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            // Somebody may wait for that.
+            () = env.status.becomes_ready() => {}
+        }
         env.status.settle();
         env.status.models(&env.ctx.models_used());
         env.beat(&health, None).await;

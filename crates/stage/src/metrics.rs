@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::export::SpanCounts;
 use crate::exposition;
@@ -34,6 +35,8 @@ pub(crate) struct Status {
     spans: SpanCounts,
     busy_ns: AtomicU64,
     ready: AtomicBool,
+    /// Who waits for it.
+    is_ready: Notify,
     draining: AtomicBool,
     /// What it waits for, and when that was last so.
     blocked: Mutex<Option<(String, Instant)>>,
@@ -156,6 +159,8 @@ fn work_times() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 16))
 }
 
+/// The state of a replica that takes what comes.
+const RUNNING: &str = "running";
 /// How the state of a replica that waits begins; what it waits for follows.
 const WAITING: &str = "waiting: ";
 
@@ -163,6 +168,11 @@ const WAITING: &str = "waiting: ";
 pub(crate) const IS_FULL: &str = " is full";
 
 impl Heartbeat {
+    /// Whether it has begun to take what comes, and not ended.
+    pub fn is_up(&self) -> bool {
+        self.state == RUNNING || self.state.starts_with(WAITING)
+    }
+
     /// Whether it waits for room on its link.
     pub fn waits_for_room(&self) -> bool {
         self.state.starts_with(WAITING) && self.state.ends_with(IS_FULL)
@@ -192,6 +202,7 @@ impl Status {
             spans: SpanCounts::default(),
             busy_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            is_ready: Notify::new(),
             draining: AtomicBool::new(false),
             blocked: Mutex::new(None),
             waits: Mutex::new(None),
@@ -310,6 +321,12 @@ impl Status {
 
     pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
+        self.is_ready.notify_one();
+    }
+
+    /// Comes back when it becomes ready.
+    pub(crate) async fn becomes_ready(&self) {
+        self.is_ready.notified().await;
     }
 
     pub(crate) fn set_draining(&self) {
@@ -361,7 +378,7 @@ impl Status {
         if self.draining.load(Ordering::Acquire) {
             "draining".into()
         } else if self.ready.load(Ordering::Acquire) {
-            "running".into()
+            RUNNING.into()
         } else {
             "starting".into()
         }

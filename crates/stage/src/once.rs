@@ -1,6 +1,7 @@
 //! A stage without a bus: what stands on stdin goes through its own code once, and its answers come on stdout. So `causeway test`
 //! runs exactly what `causeway up` runs, and `causeway validate --connect` opens exactly what it opens.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufWriter, Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -160,6 +161,7 @@ pub(crate) fn fold<F: Fold>(work: &Work<'_>) -> anyhow::Result<()> {
     }
     let messages = work.read()?;
     let mut out = Answers::new(work.spec);
+    let mut changes: HashMap<Id, F::Change> = HashMap::new();
     for message in messages {
         let input = match read::<F::Input>(&message) {
             Ok(input) => input,
@@ -168,8 +170,12 @@ pub(crate) fn fold<F: Fold>(work: &Work<'_>) -> anyhow::Result<()> {
                 continue;
             }
         };
-        let change = change_of(&mut fold, message.id, &input, None);
-        out.of(message.id, change.map(|(change, _)| Answer::Messages(vec![fold.output(&change)])))?;
+        let change = match changes.get(&message.id) {
+            Some(known) => Ok(known.clone()),
+            None => change_of(&mut fold, message.id, &input, None),
+        };
+        changes.extend(change.as_ref().ok().map(|change| (message.id, change.clone())));
+        out.of(message.id, change.map(|change| Answer::Messages(vec![fold.output(&change)])))?;
     }
     out.end()
 }

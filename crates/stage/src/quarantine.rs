@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::{Bytes, BytesMut};
+use causeway_bus::Follow;
 use causeway_bus::server::die_with_parent;
-use causeway_bus::{CHANGE, Follow, names};
 use causeway_schemas::{Codec, Message, decode_body};
+use futures::future::BoxFuture;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -29,6 +30,8 @@ use crate::stage_life::{self, Verdict};
 use crate::trace::Work;
 use wire::{Answered, Ending, MAX_FRAME, Said, Told};
 
+/// Bytes of a fold's state in one frame.
+const STATE_PART: usize = 4 << 20;
 /// How long it may take to build the stage and to be told its tables.
 const START: Duration = Duration::from_mins(1);
 /// Frames on their way to it.
@@ -43,7 +46,12 @@ const DOUBT: Duration = Duration::from_millis(100);
 pub(crate) struct Quarantine {
     env: Arc<Env>,
     inmate: Option<Inmate>,
+    /// Of a fold: what its process begins with.
+    state: Option<StateNow>,
 }
+
+/// Gives a fold's state as it is, with the last change that it knows.
+pub(crate) type StateNow = Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<(u64, Vec<u8>)>> + Send + Sync>;
 
 /// What became of an input.
 pub(crate) enum Ran {
@@ -68,7 +76,12 @@ struct Inmate {
 
 impl Quarantine {
     pub(crate) fn new(env: &Arc<Env>) -> Self {
-        Self { env: Arc::clone(env), inmate: None }
+        Self { env: Arc::clone(env), inmate: None, state: None }
+    }
+
+    /// A process that is started from here on begins with this state of a fold.
+    pub(crate) fn begin_with(&mut self, state: StateNow) {
+        self.state = Some(state);
     }
 
     /// Starts its process if there is none.
@@ -79,7 +92,7 @@ impl Quarantine {
             return Ok(());
         }
         self.inmate = None;
-        let started = tokio::time::timeout(START, Inmate::start(&self.env)).await;
+        let started = tokio::time::timeout(START, Inmate::start(&self.env, self.state.as_ref())).await;
         self.inmate = Some(started.map_err(|_| anyhow!("it was not ready within {START:?}"))??);
         Ok(())
     }
@@ -171,7 +184,7 @@ fn again(why: String) -> Verdict {
 
 impl Inmate {
     /// Starts it; it is told the tables as they are now, and then every change of them.
-    async fn start(env: &Arc<Env>) -> anyhow::Result<Self> {
+    async fn start(env: &Arc<Env>, state: Option<&StateNow>) -> anyhow::Result<Self> {
         let mut process = spawn()?;
         let pipe = || anyhow!("a pipe of it is missing");
         let stdin = process.stdin.take().with_context(pipe)?;
@@ -192,23 +205,21 @@ impl Inmate {
         for (name, _) in env.ctx.tables() {
             inmate.follow(env, name).await?;
         }
-        if env.spec.folds {
-            inmate.restore(env).await?;
+        if let Some(state) = state {
+            inmate.restore(state().await?).await;
         }
         tracing::info!(pid = inmate.process.id(), "quarantine started");
         Ok(inmate)
     }
 
-    /// Tells a fold's all that its changelog has.
-    async fn restore(&mut self, env: &Env) -> anyhow::Result<()> {
-        let mut records = env.bus.scan(&names::changelog(&env.pipeline.name, &env.spec.name), 1, false).await?;
-        while let Some(record) = records.next().await {
-            let record = record?;
-            if record.headers.kind() == Some(CHANGE) {
-                self.change(record.sequence, &record.body).await;
-            }
+    /// Tells a fold's the state that it begins with.
+    async fn restore(&mut self, (last, state): (u64, Vec<u8>)) {
+        let state = Bytes::from(state);
+        for at in (0..state.len()).step_by(STATE_PART) {
+            let end = state.len().min(at + STATE_PART);
+            self.tell(&Told::State { is_last: end == state.len() }, Some(&state.slice(at..end))).await;
         }
-        Ok(())
+        self.last = last;
     }
 
     async fn change(&mut self, sequence: u64, change: &Bytes) {

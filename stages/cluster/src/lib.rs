@@ -5,28 +5,27 @@
 //! reaches the threshold, nearest first: what came in an unlucky order comes together once the faces between are there.
 //! A mean over few pairs is doubted more than one over many, since a wrong link is for ever.
 
+mod merges;
 mod space;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use causeway_pipelines::ClusterOptions;
-use causeway_schemas::{Assignment, Capture, Feature, Id, Region};
+use causeway_schemas::{Assignment, Capture, Codec, Feature, Id, Region, decode_body, encode};
 use causeway_stage::{Context, Failure, Fold};
 use serde::{Deserialize, Serialize};
 
+pub use crate::merges::Merges;
 use crate::space::{Place, Space};
 
-/// All faces so far and how they belong together: the sum of its changes.
+/// How all faces so far belong together: the sum of its changes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     threshold: f64,
+    max_clusters: usize,
     /// By embedding space and length of its vectors: faces of different ones are never compared.
     spaces: BTreeMap<(String, usize), Space>,
-    /// Every change made, by the id of its face.
-    changes: HashMap<Id, Change>,
-    /// A cluster that is no more → the older one that it was merged into, which may be no more itself.
-    merged: HashMap<Id, Id>,
 }
 
 /// One face and what it changed: an entry of the changelog.
@@ -51,30 +50,14 @@ pub struct Change {
 }
 
 impl Cluster {
-    /// No face yet; a face joins, and clusters merge, from the mean cosine `threshold` on.
+    /// No face yet; a face joins, and clusters merge, from the mean cosine `threshold` on, and none is ever forgotten.
     pub fn with_threshold(threshold: f32) -> Self {
-        Self {
-            threshold: f64::from(threshold),
-            spaces: BTreeMap::new(),
-            changes: HashMap::new(),
-            merged: HashMap::new(),
-        }
+        Self { threshold: f64::from(threshold), max_clusters: usize::MAX, spaces: BTreeMap::new() }
     }
 
-    /// Every cluster with its members: the older clusters of a space first, the first member being the one whose id the
-    /// cluster has.
-    pub fn clusters(&self) -> impl Iterator<Item = (Id, &[Id])> {
+    /// Every cluster that is known with how many faces it has: the older clusters of a space first.
+    pub fn clusters(&self) -> impl Iterator<Item = (Id, u64)> {
         self.spaces.values().flat_map(Space::clusters)
-    }
-
-    /// What became of a cluster: the one it is part of now, itself when it was never merged.
-    pub fn current(&self, cluster: Id) -> Id {
-        let mut current = cluster;
-        // Ends: a cluster is merged once, and only into an older one.
-        while let Some(&older) = self.merged.get(&current) {
-            current = older;
-        }
-        current
     }
 }
 
@@ -91,7 +74,7 @@ impl Fold for Cluster {
             (-1.0..=1.0).contains(&threshold),
             "cannot cluster from a cosine of {threshold} on: it is within -1..1"
         );
-        Ok(Self::with_threshold(threshold))
+        Ok(Self { max_clusters: options.max_clusters, ..Self::with_threshold(threshold) })
     }
 
     fn decide(&self, id: Id, feature: &Feature) -> Result<Change, Failure> {
@@ -118,23 +101,21 @@ impl Fold for Cluster {
     }
 
     fn apply(&mut self, change: &Change) {
-        if self.changes.contains_key(&change.id) {
-            return;
-        }
         let key = (change.space.clone(), change.vector.len());
         let space = self.spaces.entry(key).or_insert_with(|| Space::new(change.vector.len()));
         space.add(change);
-        for &younger in &change.merges {
-            // What would go in circles is no merge; a changelog that says so is not ours, and must not stop a restore.
-            if self.current(change.cluster) != younger {
-                self.merged.entry(younger).or_insert(change.cluster);
-            }
+        let forgotten = space.forget(self.max_clusters);
+        if forgotten > 0 {
+            tracing::info!(
+                forgotten,
+                known = self.max_clusters,
+                "clusters that no face has joined for the longest time are forgotten"
+            );
         }
-        self.changes.insert(change.id, change.clone());
     }
 
-    fn known(&self, id: Id) -> Option<Change> {
-        self.changes.get(&id).cloned()
+    fn input_of(change: &Change) -> Id {
+        change.id
     }
 
     fn output(&self, change: &Change) -> Assignment {
@@ -146,6 +127,42 @@ impl Fold for Cluster {
             merged: change.merges.clone(),
         }
     }
+
+    /// Of each space its name, then the clusters.
+    fn snapshot(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for ((name, dim), space) in &self.spaces {
+            let head = encode(&SpaceHead { name: name.clone(), dim: *dim, clusters: space.len() }, Codec::Bincode);
+            bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(&head);
+            space.write(&mut bytes);
+        }
+        bytes
+    }
+
+    fn restore(&mut self, mut snapshot: &[u8]) -> anyhow::Result<()> {
+        let short = || anyhow!("it ends in the middle of a space");
+        self.spaces.clear();
+        while !snapshot.is_empty() {
+            let (length, rest) = snapshot.split_first_chunk().ok_or_else(short)?;
+            let length = usize::try_from(u64::from_le_bytes(*length))?;
+            let (head, rest) = rest.split_at_checked(length).ok_or_else(short)?;
+            let SpaceHead { name, dim, clusters } =
+                decode_body(head, Codec::Bincode).map_err(|why| anyhow!("a space does not read: {why}"))?;
+            let (space, rest) = Space::read(dim, clusters, rest).ok_or_else(short)?;
+            ensure!(self.spaces.insert((name, dim), space).is_none(), "a space is there twice");
+            snapshot = rest;
+        }
+        Ok(())
+    }
+}
+
+/// What is said of a space in a snapshot.
+#[derive(Serialize, Deserialize)]
+struct SpaceHead {
+    name: String,
+    dim: usize,
+    clusters: usize,
 }
 
 #[cfg(test)]

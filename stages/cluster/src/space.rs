@@ -13,14 +13,21 @@ pub(crate) struct Space {
     groups: Vec<Group>,
     /// The sum of the members' vectors of each group, `dim` numbers a group. f64: a million sums lose nothing.
     sums: Vec<f64>,
+    /// Faces that were added.
+    faces: u64,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Group {
     id: Id,
-    /// Never empty; the first is the founder.
-    members: Vec<Id>,
+    /// Members, not 0.
+    size: u64,
+    /// Which face joined last, by its number in the space.
+    joined: u64,
 }
+
+/// Bytes of a group in a snapshot beside its sum.
+const GROUP_BYTES: usize = 16 + 8 + 8;
 
 /// How much a mean cosine over one single pair is doubted; over k pairs it is doubted 1/√k as much, as the error of a mean.
 ///
@@ -47,11 +54,15 @@ pub(crate) enum Place {
 
 impl Space {
     pub(crate) fn new(dim: usize) -> Self {
-        Self { dim, groups: Vec::new(), sums: Vec::new() }
+        Self { dim, groups: Vec::new(), sums: Vec::new(), faces: 0 }
     }
 
-    pub(crate) fn clusters(&self) -> impl Iterator<Item = (Id, &[Id])> {
-        self.groups.iter().map(|group| (group.id, &group.members[..]))
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = (Id, u64)> {
+        self.groups.iter().map(|group| (group.id, group.size))
     }
 
     /// Where the unit vector `face` belongs when faces join, and clusters merge, from the mean cosine `threshold` on, all
@@ -84,7 +95,63 @@ impl Space {
         for (total, &x) in sum.iter_mut().zip(&change.vector) {
             *total += f64::from(x);
         }
-        self.groups[group].members.push(change.id);
+        self.faces += 1;
+        self.groups[group].size += 1;
+        self.groups[group].joined = self.faces;
+    }
+
+    /// Where there are more clusters than `most`, those go that no face has joined for the longest time: a sixteenth of them at
+    /// once, as each time moves all the others. Gives how many.
+    pub(crate) fn forget(&mut self, most: usize) -> usize {
+        if self.groups.len() <= most {
+            return 0;
+        }
+        let kept = most - most / 16;
+        let mut joined: Vec<u64> = self.groups.iter().map(|group| group.joined).collect();
+        // No two are the same: a face joins one group.
+        let place = joined.len() - kept;
+        let (_, &mut oldest, _) = joined.select_nth_unstable(place);
+        let mut at = 0;
+        for group in 0..self.groups.len() {
+            if self.groups[group].joined >= oldest {
+                self.groups[at] = self.groups[group];
+                self.sums.copy_within(group * self.dim..(group + 1) * self.dim, at * self.dim);
+                at += 1;
+            }
+        }
+        self.groups.truncate(at);
+        self.sums.truncate(at * self.dim);
+        place
+    }
+
+    /// How many faces there were, then of each group its id, size, last face, and sum, all little-endian.
+    pub(crate) fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.reserve(8 + self.groups.len() * (GROUP_BYTES + 8 * self.dim));
+        bytes.extend_from_slice(&self.faces.to_le_bytes());
+        for (at, group) in self.groups.iter().enumerate() {
+            let sum = &self.sums[at * self.dim..][..self.dim];
+            bytes.extend_from_slice(&group.id.bits().to_le_bytes());
+            bytes.extend_from_slice(&group.size.to_le_bytes());
+            bytes.extend_from_slice(&group.joined.to_le_bytes());
+            bytes.extend(sum.iter().flat_map(|x| x.to_le_bytes()));
+        }
+    }
+
+    /// A space of so many clusters, and what is behind it; `None` where it is not all there.
+    pub(crate) fn read(dim: usize, clusters: usize, bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (faces, bytes) = bytes.split_first_chunk()?;
+        let entry = dim.checked_mul(8)?.checked_add(GROUP_BYTES)?;
+        let (entries, rest) = bytes.split_at_checked(entry.checked_mul(clusters)?)?;
+        let mut space = Self { faces: u64::from_le_bytes(*faces), ..Self::new(dim) };
+        for entry in entries.chunks_exact(entry) {
+            let (id, entry) = entry.split_first_chunk()?;
+            let (size, entry) = entry.split_first_chunk()?;
+            let (joined, sum) = entry.split_first_chunk()?;
+            let (size, joined) = (u64::from_le_bytes(*size), u64::from_le_bytes(*joined));
+            space.groups.push(Group { id: Id::from_bits(u128::from_le_bytes(*id)), size, joined });
+            space.sums.extend(sum.as_chunks().0.iter().map(|x| f64::from_le_bytes(*x)));
+        }
+        Some((space, rest))
     }
 
     /// The group that is surest to be at least as near to `joined` as `threshold`, of those not in it; the older of equally
@@ -93,7 +160,7 @@ impl Space {
         let mut nearest = None;
         let mut highest = threshold;
         for (index, group) in self.groups.iter().enumerate() {
-            let pairs = joined.size as f64 * group.members.len() as f64;
+            let pairs = joined.size as f64 * group.size as f64;
             let sure = self.mean_cosine(joined, index) - DOUBT / pairs.sqrt();
             let is_nearer = if nearest.is_none() { sure >= highest } else { sure > highest };
             if is_nearer && !joined.groups.contains(&index) {
@@ -105,7 +172,7 @@ impl Space {
 
     /// Over all pairs of a member of `joined` and one of `group`.
     fn mean_cosine(&self, joined: &Joined, group: usize) -> f64 {
-        let pairs = joined.size as f64 * self.groups[group].members.len() as f64;
+        let pairs = joined.size as f64 * self.groups[group].size as f64;
         dot(&joined.sum, &self.sums[group * self.dim..][..self.dim]) / pairs
     }
 
@@ -113,7 +180,7 @@ impl Space {
         for (total, x) in joined.sum.iter_mut().zip(&self.sums[group * self.dim..][..self.dim]) {
             *total += x;
         }
-        joined.size += self.groups[group].members.len();
+        joined.size += self.groups[group].size;
         joined.groups.push(group);
     }
 
@@ -122,7 +189,7 @@ impl Space {
     }
 
     fn found(&mut self, id: Id) -> usize {
-        self.groups.push(Group { id, members: Vec::new() });
+        self.groups.push(Group { id, size: 0, joined: 0 });
         self.sums.resize(self.sums.len() + self.dim, 0.0);
         self.groups.len() - 1
     }
@@ -134,15 +201,14 @@ impl Space {
             *total += x;
         }
         self.sums.drain(younger * self.dim..(younger + 1) * self.dim);
-        let members = self.groups.remove(younger).members;
-        self.groups[older].members.extend(members);
+        self.groups[older].size += self.groups.remove(younger).size;
     }
 }
 
 /// A face and the groups that it joins, as if they were one already.
 struct Joined {
     sum: Vec<f64>,
-    size: usize,
+    size: u64,
     groups: Vec<usize>,
 }
 

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use causeway_schemas::{Dtype, ModelRef};
 use proptest::prelude::*;
@@ -34,13 +34,22 @@ fn at(degrees: f32) -> Vec<f32> {
 
 /// As the runtime does it: what is known is only answered, what is new is decided, stored and applied.
 fn take(state: &mut Cluster, changelog: &mut Vec<Change>, id: Id, feature: &Feature) -> Assignment {
-    let change = state.known(id).unwrap_or_else(|| {
+    let known = changelog.iter().find(|change| change.id == id).cloned();
+    let change = known.unwrap_or_else(|| {
         let change = state.decide(id, feature).unwrap();
         state.apply(&change);
         changelog.push(change.clone());
         change
     });
     state.output(&change)
+}
+
+fn merges(changelog: &[Change]) -> Merges {
+    let mut merges = Merges::default();
+    for change in changelog {
+        merges.add(change);
+    }
+    merges
 }
 
 fn replay(changelog: &[Change], threshold: f32) -> Cluster {
@@ -51,24 +60,28 @@ fn replay(changelog: &[Change], threshold: f32) -> Cluster {
     state
 }
 
-/// Clusters as sets of the features' indices, in the order of the state.
-fn clusters(state: &Cluster, faces: usize) -> Vec<Vec<usize>> {
-    let index = |member: &Id| (0..faces).position(|index| id(index) == *member).unwrap();
-    state.clusters().map(|(_, members)| members.iter().map(index).collect()).collect()
+/// Clusters as lists of the changes' places, in the order of the state, which knows how many are in each.
+fn clusters(state: &Cluster, changelog: &[Change]) -> Vec<Vec<usize>> {
+    let merges = merges(changelog);
+    let members = |cluster| (0..changelog.len()).filter(move |&at| merges.current(changelog[at].cluster) == cluster);
+    let all: Vec<(Vec<usize>, u64)> =
+        state.clusters().map(|(cluster, size)| (members.clone()(cluster).collect(), size)).collect();
+    assert!(all.iter().all(|(members, size)| members.len() as u64 == *size), "{all:?}");
+    all.into_iter().map(|(members, _)| members).collect()
 }
 
-fn run(vectors: &[Vec<f32>]) -> (Cluster, Vec<Assignment>) {
+fn run(vectors: &[Vec<f32>]) -> (Cluster, Vec<Change>, Vec<Assignment>) {
     let mut state = Cluster::with_threshold(THRESHOLD);
     let mut log = Vec::new();
     let faces = vectors.iter().enumerate();
     let out = faces.map(|(index, vector)| take(&mut state, &mut log, id(index), &feature("f", vector))).collect();
-    (state, out)
+    (state, log, out)
 }
 
 #[test]
 fn near_faces_share_a_cluster_named_after_the_first() {
-    let (state, out) = run(&[at(0.0), at(90.0), at(10.0)]);
-    assert_eq!(clusters(&state, 3), [vec![0, 2], vec![1]]);
+    let (state, log, out) = run(&[at(0.0), at(90.0), at(10.0)]);
+    assert_eq!(clusters(&state, &log), [vec![0, 2], vec![1]]);
     assert_eq!(out.iter().map(|out| out.cluster).collect::<Vec<_>>(), [id(0), id(1), id(0)]);
     assert_eq!(out[0].score.to_bits(), 1f32.to_bits());
     assert!((out[2].score - 10f32.to_radians().cos()).abs() < 1e-6);
@@ -77,13 +90,13 @@ fn near_faces_share_a_cluster_named_after_the_first() {
 
 #[test]
 fn a_face_between_merges_two_clusters_into_the_older() {
-    let (state, out) = run(&[at(0.0), at(80.0), at(45.0)]);
-    assert_eq!(clusters(&state, 3), [vec![0, 1, 2]]);
+    let (state, log, out) = run(&[at(0.0), at(80.0), at(45.0)]);
+    assert_eq!(clusters(&state, &log), [vec![0, 1, 2]]);
     assert_eq!(out[2].cluster, id(0), "the face is nearer to 1, the older of both is 0");
     assert_eq!(out[2].merged, [id(1)]);
     assert!((out[2].score - 35f32.to_radians().cos()).abs() < 1e-6, "the score is that to the nearer one");
-    assert_eq!(state.current(id(1)), id(0));
-    assert_eq!(state.current(id(0)), id(0));
+    let merges = merges(&log);
+    assert_eq!([0, 1].map(|cluster| merges.current(id(cluster))), [id(0), id(0)]);
 }
 
 #[test]
@@ -98,14 +111,14 @@ fn merges_are_followed_to_the_end() {
     // More and more faces in between draw the middle of the younger one towards 0.
     let drawn = (4..40).map(|index| take(index, 50.0)).find(|out| out.merged == [id(1)]);
     assert_eq!(drawn.unwrap().cluster, id(0));
-    assert_eq!(state.current(id(2)), id(0));
+    assert_eq!(merges(&log).current(id(2)), id(0));
     assert_eq!(state.clusters().count(), 1);
 }
 
 #[test]
 fn one_pair_has_to_say_it_louder_than_many() {
     let little_above = THRESHOLD.acos().to_degrees() - 1.0;
-    let (state, _) = run(&[at(0.0), at(little_above)]);
+    let (state, ..) = run(&[at(0.0), at(little_above)]);
     assert_eq!(state.clusters().count(), 2);
     let mut many = vec![at(0.0); 20];
     many.push(at(little_above));
@@ -124,7 +137,7 @@ fn spaces_are_clustered_apart() {
     {
         take(&mut state, &mut log, id(index), feature);
     }
-    let mut members = clusters(&state, 4);
+    let mut members = clusters(&state, &log);
     members.sort();
     assert_eq!(members, [vec![0, 3], vec![1], vec![2]]);
 }
@@ -145,8 +158,8 @@ fn what_is_no_vector_is_rejected() {
 
 #[test]
 fn length_does_not_matter() {
-    let (long, _) = run(&[vec![1000.0, 0.0], vec![0.001, 0.0]]);
-    assert_eq!(clusters(&long, 2), [vec![0, 1]]);
+    let (long, log, _) = run(&[vec![1000.0, 0.0], vec![0.001, 0.0]]);
+    assert_eq!(clusters(&long, &log), [vec![0, 1]]);
 }
 
 #[test]
@@ -158,13 +171,15 @@ fn a_change_survives_the_wire() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order and however often: the changelog alone gives the same state to the last bit, a face
-    /// that comes again gets the same answer, every face is in one cluster, and a cluster has the id of its first member.
+    /// Whatever comes in whatever order and however often: the changelog alone gives the same state to the last bit, and so does a
+    /// snapshot with the changes behind it; a face that comes again gets the same answer, every face is in one cluster, and a
+    /// cluster has the id of its first member.
     #[test]
     fn the_changelog_is_the_state(
         faces in prop::collection::vec(prop::collection::vec(-1f32..1.0, 3), 1..40),
         order in prop::collection::vec(any::<prop::sample::Index>(), 1..120),
         threshold in -0.5f32..0.95,
+        behind in any::<prop::sample::Index>(),
     ) {
         prop_assume!(faces.iter().all(|face| face.iter().any(|&x| x != 0.0)));
         let mut state = Cluster::with_threshold(threshold);
@@ -178,17 +193,19 @@ proptest! {
         prop_assert_eq!(log.len(), answers.len());
         prop_assert_eq!(&replay(&log, threshold), &state);
 
-        let mut twice = log.clone();
-        twice.extend(log.iter().cloned());
-        prop_assert_eq!(&replay(&twice, threshold), &state, "a change that is applied again changes nothing");
+        let (before, after) = log.split_at(behind.index(log.len() + 1));
+        let mut restored = Cluster::with_threshold(threshold);
+        restored.restore(&replay(before, threshold).snapshot()).unwrap();
+        for change in after {
+            restored.apply(change);
+        }
+        prop_assert_eq!(&restored, &state);
 
         let mut seen = HashSet::new();
-        for (cluster, members) in state.clusters() {
-            prop_assert_eq!(members[0], cluster);
-            prop_assert_eq!(state.current(cluster), cluster);
+        for ((cluster, _), members) in state.clusters().zip(clusters(&state, &log)) {
+            prop_assert_eq!(log[members[0]].id, cluster);
             for member in members {
-                prop_assert!(seen.insert(*member));
-                prop_assert_eq!(state.current(answers[member].cluster), cluster);
+                prop_assert!(seen.insert(member));
             }
         }
         prop_assert_eq!(seen.len(), log.len());
@@ -213,14 +230,14 @@ fn labelled() -> Option<Vec<Labelled>> {
 /// Pairwise F1 of the clusters when the faces come in this order.
 fn pairwise_f1(faces: &[Labelled], order: &[usize], threshold: f32) -> f64 {
     let mut state = Cluster::with_threshold(threshold);
+    let mut log = Vec::new();
     for &index in order {
         let change = state.decide(id(index), &feature("f", &faces[index].vector)).unwrap();
         state.apply(&change);
+        log.push(change);
     }
-    let mut cluster = HashMap::new();
-    for (id, members) in state.clusters() {
-        cluster.extend(members.iter().map(|&member| (member, id)));
-    }
+    let merges = merges(&log);
+    let cluster: HashMap<Id, Id> = log.iter().map(|change| (change.id, merges.current(change.cluster))).collect();
     let (mut both, mut either) = (0, 0);
     for a in 0..order.len() {
         for b in 0..a {
@@ -304,6 +321,48 @@ fn time_of_a_face_among_thousands_of_clusters() {
     println!("{:?} a face among {} clusters", start.elapsed() / 100, state.clusters().count());
 }
 
+#[test]
+fn what_nobody_has_joined_for_the_longest_time_is_forgotten() {
+    let options = ClusterOptions { threshold: THRESHOLD, max_clusters: 32 };
+    let empty = || Cluster { max_clusters: options.max_clusters, ..Cluster::with_threshold(THRESHOLD) };
+    // 33 strangers, of whom the first comes again before the last.
+    let face = |index: usize| {
+        let mut vector = vec![0.0; 40];
+        vector[index] = 1.0;
+        feature("f", &vector)
+    };
+    let (mut state, mut log) = (empty(), Vec::new());
+    for (index, stranger) in (0..32).chain([0, 32]).enumerate() {
+        take(&mut state, &mut log, id(index), &face(stranger));
+    }
+    let left: Vec<Id> = state.clusters().map(|(cluster, _)| cluster).collect();
+    let expected: Vec<Id> = [0].into_iter().chain(4..32).chain([33]).map(id).collect();
+    assert_eq!(left, expected, "a sixteenth goes, beside the one too many");
+    assert_eq!(take(&mut state, &mut log, id(40), &face(0)).cluster, id(0));
+    assert_eq!(take(&mut state, &mut log, id(41), &face(2)).cluster, id(41), "it is a stranger once more");
+    let mut restored = empty();
+    restored.restore(&state.snapshot()).unwrap();
+    assert_eq!(restored, state);
+    let mut again = empty();
+    for change in &log {
+        again.apply(change);
+    }
+    assert_eq!(again, state);
+}
+
+#[test]
+fn what_is_no_snapshot_is_refused() {
+    let (state, ..) = run(&[at(0.0), at(90.0), at(10.0)]);
+    let bytes = state.snapshot();
+    let restore = |bytes: &[u8]| Cluster::with_threshold(THRESHOLD).restore(bytes);
+    assert!(restore(&bytes).is_ok() && restore(&[]).is_ok());
+    for end in 1..bytes.len() {
+        assert!(restore(&bytes[..end]).is_err(), "{end} of {}", bytes.len());
+    }
+    assert!(restore(&[&bytes[..], &bytes].concat()).is_err(), "a space is there twice");
+    assert!(restore(&[0xff; 64]).is_err());
+}
+
 /// A changelog that is not ours: `current` would look for the end of a circle for ever.
 #[test]
 fn merges_in_circles_are_none() {
@@ -313,6 +372,7 @@ fn merges_in_circles_are_none() {
         Change { cluster: id(cluster), merges: merges.iter().map(|&merged| id(merged)).collect(), ..change }
     };
     let log = [change(0, 0, &[0]), change(1, 1, &[2]), change(2, 2, &[1, 3]), change(3, 3, &[1])];
-    let restored = replay(&log, THRESHOLD);
-    assert_eq!([0, 1, 2, 3].map(|face| restored.current(id(face))), [id(0), id(1), id(1), id(1)]);
+    replay(&log, THRESHOLD);
+    let merges = merges(&log);
+    assert_eq!([0, 1, 2, 3].map(|face| merges.current(id(face))), [id(0), id(1), id(1), id(1)]);
 }

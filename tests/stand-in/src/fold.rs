@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use causeway_pipelines::ClusterOptions;
 use causeway_schemas::{Assignment, Capture, Feature, Id, Region};
 use causeway_stage::{Context, Failure, Fold};
@@ -8,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::script::Manners;
 
 /// Puts every feature into a cluster of its own.
-#[derive(Default)]
 pub(crate) struct Cluster {
-    changes: HashMap<Id, Change>,
+    /// How many it had.
+    features: u64,
     manners: Manners,
 }
 
@@ -30,7 +28,7 @@ impl Fold for Cluster {
     type Change = Change;
 
     fn new(_: ClusterOptions, _: &Context) -> anyhow::Result<Self> {
-        Ok(Self { manners: Manners::read(Self::NAME)?, ..Self::default() })
+        Ok(Self { manners: Manners::read(Self::NAME)?, features: 0 })
     }
 
     fn decide(&self, id: Id, feature: &Feature) -> Result<Change, Failure> {
@@ -42,12 +40,21 @@ impl Fold for Cluster {
         self.decide(id, feature)
     }
 
-    fn apply(&mut self, change: &Change) {
-        self.changes.insert(change.id, change.clone());
+    fn apply(&mut self, _: &Change) {
+        self.features += 1;
     }
 
-    fn known(&self, id: Id) -> Option<Change> {
-        self.changes.get(&id).cloned()
+    fn input_of(change: &Change) -> Id {
+        change.id
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.features.to_le_bytes().into()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> anyhow::Result<()> {
+        self.features = u64::from_le_bytes(snapshot.try_into()?);
+        Ok(())
     }
 
     fn output(&self, change: &Change) -> Assignment {

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{anyhow, bail, ensure};
 use causeway_bus::{Bus, names};
-use causeway_cluster::{Change, Cluster};
+use causeway_cluster::{Change, Merges};
 use causeway_pipelines::Pipeline;
 use causeway_preprocess::largest_centred;
 use causeway_schemas::{Codec, Crop, DeadLetter, Feature, Frame, Id, Message, Region, decode, decode_body, header};
-use causeway_stage::Fold as _;
 use futures::StreamExt as _;
 
 use crate::accuracy::folder::Labelled;
@@ -79,10 +78,9 @@ async fn read_changelog(bus: &Bus, pipeline: &Pipeline, fold: &str) -> anyhow::R
 
 /// Of each photo the face that counts, the largest nearest the centre, with its space.
 fn label(changes: Vec<Change>, labelled: &Labelled) -> Vec<(LabelledFace, String)> {
-    // Nothing is decided here: the threshold is not used.
-    let mut clusters = Cluster::with_threshold(1.0);
+    let mut clusters = Merges::default();
     for change in &changes {
-        clusters.apply(change);
+        clusters.add(change);
     }
     let mut by_photo: BTreeMap<usize, Vec<Change>> = BTreeMap::new();
     for change in changes {

@@ -106,7 +106,7 @@ pub(crate) fn stage<S: Stage>(mut inside: Inside<'_>) -> anyhow::Result<()> {
     let Some(mut stage) = inside.built(options.and_then(|options| S::new(options, inside.ctx)))? else { return Ok(()) };
     while let Some(told) = inside.next()? {
         match told {
-            Given::Change(_) => bail!("a stage that does not fold has no changes"),
+            Given::Change(_) | Given::State(_) => bail!("a stage that does not fold has no state"),
             Given::Input { kind, codec, body, .. } => {
                 let input = decode::<S::Input>(kind.as_deref(), codec, &body);
                 drop(body);
@@ -128,6 +128,7 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
     let Some(mut fold) = inside.built(options.and_then(|options| F::new(options, inside.ctx)))? else { return Ok(()) };
     while let Some(told) = inside.next()? {
         match told {
+            Given::State(state) => fold.restore(&state)?,
             Given::Change(change) => match inside.tried.take() {
                 Some(tried) if tried == change => {}
                 Some(_) => inside.is_stale = true,
@@ -142,10 +143,8 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
                 }
                 let mut tried = None;
                 let answer = try_it(input.map_err(|error| refused(&error)), |input| {
-                    let change = change_of(&mut fold, id, &input, None).map(|(change, known)| {
-                        tried = (!known).then(|| encode(&change, Codec::Bincode));
-                        change
-                    });
+                    let change = change_of(&mut fold, id, &input, None);
+                    tried = change.as_ref().ok().map(|change| encode(change, Codec::Bincode));
                     Some(change.map(|change| Answer::Messages(vec![fold.output(&change)])))
                 });
                 inside.tried = tried;
@@ -160,6 +159,7 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
 
 /// What was told that a stage has to do with.
 enum Given {
+    State(Vec<u8>),
     Change(Vec<u8>),
     Input { id: Id, kind: Option<String>, codec: Codec, body: Vec<u8> },
 }
@@ -206,6 +206,7 @@ impl Inside<'_> {
                 live.tell(follow);
             }
         };
+        let mut state = Vec::new();
         while let Some(frame) = get_frame(&mut self.told)? {
             match read(&frame).map_err(|why| anyhow!("not a frame of ours: {why}"))? {
                 Told::Put { table, key, revision, stored_at } => {
@@ -214,6 +215,12 @@ impl Inside<'_> {
                 }
                 Told::Removed { table, key, revision } => tell(&table, &Follow::Removed { key, revision }),
                 Told::Loaded { table } => tell(&table, &Follow::Loaded),
+                Told::State { is_last } => {
+                    state.append(&mut body(&mut self.told)?);
+                    if is_last {
+                        return Ok(Some(Given::State(state)));
+                    }
+                }
                 Told::Change => return Ok(Some(Given::Change(body(&mut self.told)?))),
                 Told::Input { id, kind, content_type } => {
                     let codec = Codec::of(Some(&content_type));
@@ -333,8 +340,19 @@ from = "extract"
             self.0.push(*change);
         }
 
-        fn known(&self, id: Id) -> Option<Id> {
-            self.0.contains(&id).then_some(id)
+        fn input_of(change: &Id) -> Id {
+            *change
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            self.0.iter().flat_map(|id| id.bits().to_le_bytes()).collect()
+        }
+
+        fn restore(&mut self, snapshot: &[u8]) -> anyhow::Result<()> {
+            let (ids, rest) = snapshot.as_chunks();
+            anyhow::ensure!(rest.is_empty(), "{} bytes are left over", rest.len());
+            self.0 = ids.iter().map(|id| Id::from_bits(u128::from_le_bytes(*id))).collect();
+            Ok(())
         }
 
         fn output(&self, change: &Id) -> Assignment {
@@ -353,6 +371,7 @@ from = "extract"
     }
 
     enum Frame {
+        State(u64),
         Input(u64),
         Change(u64),
     }
@@ -378,6 +397,11 @@ from = "extract"
                     let content_type = Codec::Bincode.content_type().to_owned();
                     put(&Told::Input { id: id(*number), kind, content_type }, &encode(&feature(), Codec::Bincode));
                 }
+                Frame::State(number) => {
+                    let state = id(*number).bits().to_le_bytes();
+                    put(&Told::State { is_last: false }, &state[..4]);
+                    put(&Told::State { is_last: true }, &state[4..]);
+                }
                 Frame::Change(number) => put(&Told::Change, &encode(&id(*number), Codec::Bincode)),
             }
         }
@@ -400,10 +424,10 @@ from = "extract"
 
     #[test]
     fn a_state_that_is_not_the_changelogs_blames_no_input() {
-        use Frame::{Change, Input};
+        use Frame::{Change, Input, State};
         let is_answered = |answer: &Ending| matches!(answer, Ending::Messages(1));
-        let in_step = answers(&[Change(1), Input(2), Change(2), Input(1), Input(3)]);
-        assert!(in_step.len() == 3 && in_step.iter().all(is_answered), "{in_step:?}");
+        let in_step = answers(&[State(1), Change(2), Input(3), Change(3), Input(4)]);
+        assert!(in_step.len() == 2 && in_step.iter().all(is_answered), "{in_step:?}");
         // What was tried was refused then; the changelog went on with another.
         for after in [vec![Input(3)], vec![Change(4), Change(5), Input(3)]] {
             let frames: Vec<Frame> = [Input(2)].into_iter().chain(after).collect();

@@ -22,6 +22,8 @@ pub(crate) enum Told {
     Removed { table: String, key: String, revision: u64 },
     /// All that a table held was told.
     Loaded { table: String },
+    /// A part of the state that a fold begins with, which is the next frame.
+    State { is_last: bool },
     /// A change of a fold, which is the next frame.
     Change,
     /// An input to be tried; its body is the next frame.
