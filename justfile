@@ -45,6 +45,11 @@ test-long *ARGS: build
 chaos *ARGS: build
     @target/debug/causeway-series "$@"
 
+# Two hours of the real models at 80 % of what they can do, with a fault every 30 s. --share 0.1 for twelve minutes.
+[no-exit-message]
+soak *ARGS: build
+    @target/debug/causeway-series --part soak "$@"
+
 # Looks for inputs that break a decoder: ./dev fuzz [TARGET] [SECONDS], all of them and 60 by default; CONTRIBUTING.md has the rest.
 [no-exit-message]
 fuzz *ARGS:

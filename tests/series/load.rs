@@ -1,13 +1,14 @@
 //! A pipeline at the most that it can do, minute after minute, without any fault: nothing comes twice that need not, and nothing grows.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use causeway_stand_in::script::{BYTES, CAMERA, ITEMS, SLOW};
-use harness::{Running, Tools, http_get, stand_in_pipeline};
+use harness::{Running, Tools, stand_in_pipeline};
 
-/// What is looked at how often.
+use crate::usage::{slope, sum, usage};
+
+/// How often processes and streams are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Streams are as full as they get, and processes as large, after this part of the time.
 const SETTLED: f64 = 0.4;
@@ -48,7 +49,9 @@ pub(crate) async fn load(tools: &Tools, name: &'static str, slow: u64, runs: Dur
     let home = tempfile::tempdir().expect("a folder");
     let file = home.path().join("faces.toml");
     let more = |stage: &str| match stage {
-        "pipeline" => "[keep]\ncaptured = { bytes = \"16MiB\" }\noutcomes = { bytes = \"16MiB\" }".into(),
+        "pipeline" => {
+            "[keep]\ncaptured = { bytes = \"16MiB\" }\noutcomes = { bytes = \"16MiB\" }\nchanges = \"16MiB\"".into()
+        }
         "capture" | "preprocess" | "extract" => format!("link_bytes = \"{}MiB\"", LINK >> 20),
         _ => String::new(),
     };
@@ -78,7 +81,7 @@ pub(crate) async fn load(tools: &Tools, name: &'static str, slow: u64, runs: Dur
         }
         let captured = bus.stream_state("faces_capture").await.ok().flatten().map_or(0, |state| state.last_sequence);
         let handled = sum(home.path(), "causeway_stage_messages_total", Some("cluster")).await;
-        let processes = pids.iter().map(|(name, pid)| (name.clone(), usage(*pid))).collect();
+        let processes = pids.iter().map(|(name, pid)| (name.clone(), usage(*pid).unwrap_or_default())).collect();
         samples.push(Sample { at: began.elapsed().as_secs_f64(), processes, captured, handled });
     }
     let redelivered = sum(home.path(), "causeway_stage_redelivered_total", None).await as u64;
@@ -105,41 +108,6 @@ pub(crate) async fn load(tools: &Tools, name: &'static str, slow: u64, runs: Dur
             .map(|(name, (_, begin))| (name.clone(), (*begin, last.processes[name].1)))
             .collect(),
     }
-}
-
-/// The sum of a metric over all processes, or of one stage.
-async fn sum(home: &Path, metric: &str, stage: Option<&str>) -> f64 {
-    let text = tokio::fs::read(home.join("prometheus-targets.json")).await.unwrap_or_default();
-    let targets: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    let mut sum = 0.0;
-    for target in targets.as_array().into_iter().flatten() {
-        let process = target["labels"]["process"].as_str();
-        let Some(address) = target["targets"][0].as_str().filter(|_| stage.is_none() || process == stage) else {
-            continue;
-        };
-        let Some(text) = http_get(address, "/metrics").await else { continue };
-        let is_asked =
-            |line: &&str| line.starts_with(metric) && (stage.is_none() || line.contains("result=\"handled\""));
-        let values = text.lines().filter(is_asked);
-        sum += values.filter_map(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).sum::<f64>();
-    }
-    sum
-}
-
-/// RSS in MB, and open files.
-fn usage(pid: u32) -> (f64, usize) {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
-    (pages * 4096.0 / 1e6, std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count))
-}
-
-/// Of the line with the least squares.
-fn slope(points: &[(f64, f64)]) -> f64 {
-    let count = points.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
-    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let both: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
-    both / points.iter().map(|point| (point.0 - x).powi(2)).sum::<f64>()
 }
 
 impl Load {

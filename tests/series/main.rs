@@ -1,6 +1,8 @@
 //! The long series of `./dev chaos`: hundreds of kills of real processes, and the table that docs/guarantees.md has.
 
 mod load;
+mod soak;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +19,7 @@ use harness::{
 use serde_json::{Value, json};
 
 use crate::load::{Load, load};
+use crate::soak::{Soak, soak};
 
 /// A row of the table.
 struct Row {
@@ -67,6 +70,8 @@ enum Part {
     Corruption,
     /// Ten minutes of full load, and ten with a slow last stage: what comes twice, and what grows
     Load,
+    /// Two hours of the real models at 80 % load, a fault every 30 s: what is wrong, and what grows; only where it is asked for
+    Soak,
 }
 
 impl Args {
@@ -166,6 +171,7 @@ struct Found {
     power: Vec<(PowerRun, Power)>,
     corruption: Option<Vec<Judged>>,
     loads: Vec<Load>,
+    soak: Option<Soak>,
 }
 
 /// Damaged stores, two at a time.
@@ -240,6 +246,10 @@ async fn main() -> ExitCode {
             found.loads.push(load(tools, name, slow, runs).await);
         }
     }
+    if args.part.contains(&Part::Soak) {
+        eprintln!("soak …");
+        found.soak = Some(soak(&Tools::find(), Duration::from_hours(2).mul_f64(args.share), args.seed).await);
+    }
     if args.json {
         println!("{}", found.to_json());
     } else {
@@ -284,6 +294,7 @@ impl Found {
             && is_kept
             && self.corruption.iter().flatten().all(Judged::is_well)
             && self.loads.iter().all(|load| load.redelivered == 0)
+            && self.soak.as_ref().is_none_or(Soak::is_well)
             && self.faults.is_empty()
             && self.caught.is_none_or(|caught| caught == 5)
     }
@@ -346,6 +357,7 @@ impl Found {
             print_corruption(judged);
         }
         self.loads.iter().for_each(Load::print);
+        self.soak.iter().for_each(Soak::print);
         if let Some(caught) = self.caught {
             println!("\nsabotages of the contract that the oracle found: {caught} of 5");
         }
