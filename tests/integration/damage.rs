@@ -16,7 +16,7 @@ async fn damage_to_the_store_is_put_right_or_told() {
         ("faces_classify", Block, Removed, &[Repaired]),
         // The copies that `reconcile` would run again: it says that they are gone.
         ("faces_capture", Block, Emptied, &[Healed]),
-        ("faces_cluster_log", Block, Emptied, &[Told]),
+        ("faces_cluster_log", Block, Emptied, &[Told, Healed]),
         ("KV_faces_people", Block, Cut, &[Told]),
     ];
     for (stream, sort, harm, expected) in cases {

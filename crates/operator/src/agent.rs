@@ -15,6 +15,7 @@ use crate::drift::Watch;
 use crate::kept;
 use crate::metrics::Told;
 use crate::net::Net;
+use crate::reconcile::run_lost_again;
 
 /// Above this share of its limit a capture stream is made smaller.
 const FULL_SHARE: f64 = 0.8;
@@ -46,8 +47,8 @@ const SYNCS: u64 = 2;
 /// How often it does its rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
-/// Does round after round, for ever.
-pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
+/// Does round after round, for ever. Where nobody else looks after the stages, what a fold has lost is run again too.
+pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>, alone: bool) {
     let mut agent = Agent { bus, pipeline, told, snapshots: HashMap::new() };
     let (mut net, mut watch) = (Net::default(), Watch::default());
     let mut round = tokio::time::interval(ROUND_EVERY);
@@ -72,6 +73,9 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
         if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
             tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
         }
+        if alone && let Err(error) = agent.run_lost_again().await {
+            tracing::warn!(error = format!("{error:#}"), "what a fold has lost was not run again; it comes again");
+        }
         if let Err(error) = agent.round().await {
             tracing::warn!(error = format!("{error:#}"), "the agent's round failed; it comes again");
         }
@@ -79,6 +83,20 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
 }
 
 impl Agent {
+    /// What the changelog of a fold has lost, for which it stopped: it goes on at its next start.
+    async fn run_lost_again(&self) -> anyhow::Result<()> {
+        for fold in self.pipeline.stages.iter().filter(|stage| stage.folds) {
+            if let Some(items) = run_lost_again(&self.bus, &self.pipeline, &fold.name).await? {
+                tracing::warn!(
+                    stage = fold.name,
+                    items,
+                    "its changelog had lost its end; all of it is kept, and is run again"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// One round: purges the capture stream of each source, and the changelog of each fold. Gives how many messages were purged.
     async fn round(&mut self) -> anyhow::Result<u64> {
         let pipeline = self.pipeline.clone();

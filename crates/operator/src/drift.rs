@@ -100,6 +100,12 @@ impl Watch {
             let mut stored = findings(bus).await;
             stored.append(&mut self.findings);
             self.findings = stored;
+            // Seconds where they are long: so not at the start of everything.
+            for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+                if let Some((stream, detail)) = kept::look_at_changelog(bus, &fold.name).await? {
+                    self.say(&stream, RESET, detail, false, told);
+                }
+            }
         }
         self.looked = Some(Instant::now());
         // Before what is missing is made anew.

@@ -135,6 +135,28 @@ pub(crate) async fn look_at_table(bus: &Bus, table: &str) -> Result<Option<(Stri
     Ok((given < before).then_some((stream, detail)))
 }
 
+/// Looks whether a changelog gives all its changes. Snapshots know what it does not give; where there is none, its fold stops.
+pub(crate) async fn look_at_changelog(bus: &Bus, fold: &str) -> Result<Option<(String, String)>, BusError> {
+    let stream = names::changelog(bus.pipeline(), fold);
+    let Some(before) = bus.stream_state(&stream).await?.filter(|state| state.messages > 0) else { return Ok(None) };
+    let mut given = Vec::new();
+    let mut records = bus.scan(&stream, 1, true).await?;
+    while let Some(record) = records.next().await {
+        given.push(record?.sequence);
+    }
+    // What was purged meanwhile is not missing.
+    let begin = bus.stream_state(&stream).await?.map_or(before.first_sequence, |state| state.first_sequence);
+    let missing = Kept { begin, ..Kept::default() }.gone_of(&given, before.last_sequence);
+    let count_of = |gaps: &[(u64, u64)]| gaps.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+    Ok(missing.first().map(|(first, last)| {
+        let changes = count(count_of(&missing) as usize, "change");
+        let what = format!(
+            "{changes} of the changelog cannot be read, {first} to {last} the first: its fold goes on where a snapshot knows them"
+        );
+        (stream, what)
+    }))
+}
+
 /// We purge a stream below `begin`; to be said before it is done.
 pub(crate) async fn purged(bus: &Bus, stream: &str, begin: u64) -> Result<(), BusError> {
     change(bus, |all| {

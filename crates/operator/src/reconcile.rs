@@ -10,7 +10,7 @@ use anyhow::bail;
 use causeway_bus::{Bus, BusError, PublishError};
 use causeway_pipelines::Pipeline;
 use causeway_schemas::{Frame, Id, Message as _, decode, header};
-use causeway_stage::{again, read_ledger};
+use causeway_stage::{Unfolded, again, read_ledger};
 use serde_json::json;
 
 use crate::cli::{PipelineArgs, PlaceArgs, connect};
@@ -158,6 +158,31 @@ async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Re
         found.unanswered = wait(bus, pipeline, &found.again, Duration::from_secs(seconds)).await?;
     }
     Ok(found)
+}
+
+/// Runs again what the changelog of a fold has lost at its end, where all of it is kept: nothing is lost then, and nobody has to
+/// decide. Gives how many items; `None` where it has lost none, or some have no copy.
+pub(crate) async fn run_lost_again(bus: &Bus, pipeline: &Pipeline, fold: &str) -> anyhow::Result<Option<usize>> {
+    let unfolded = Unfolded::read(bus, fold).await?;
+    if unfolded.open.is_empty() {
+        return Ok(None);
+    }
+    let look = Look::at(bus, pipeline).await?;
+    let kept: Option<Vec<_>> = unfolded.open.iter().map(|id| Some((*id, look.captured.get(id)?))).collect();
+    let Some(mut kept) = kept else { return Ok(None) };
+    // As they came, so that a fold meets the founder of a cluster before its members.
+    kept.sort_by_key(|(_, captured)| (&captured.stream, captured.sequence));
+    let mut generation = None;
+    for dry_run in [true, false] {
+        for (id, captured) in &kept {
+            if run_again(bus, *id, captured, dry_run, &mut generation).await?.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+    let count = kept.len();
+    unfolded.settle().store(bus, fold).await?;
+    Ok(Some(count))
 }
 
 /// Stores an item once more under a new generation, and gives its name. `None`: it is not there any more.

@@ -51,6 +51,9 @@ pub(crate) enum Event {
 /// The stages of a running pipeline.
 pub(crate) struct Supervisor {
     stops: Vec<(String, tokio::sync::watch::Sender<bool>, tokio::task::JoinHandle<()>)>,
+    launches: HashMap<String, Launch>,
+    /// Of the tasks that keep stages running: with the last of them the events end.
+    say: mpsc::WeakUnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
     pids: HashMap<String, u32>,
     /// How often each stage was started again.
@@ -98,17 +101,30 @@ impl Supervisor {
     /// Call on the main thread: children end with the thread that started them.
     pub(crate) fn start(session: &Session, run: &Run<'_>) -> anyhow::Result<Self> {
         let (say, events) = mpsc::unbounded_channel();
-        let mut stops = Vec::new();
+        let (mut stops, mut launches) = (Vec::new(), HashMap::new());
         let threads = model_threads(&session.pipeline.stages);
         let is_run = |stage: &&StageSpec| run.replay.is_none() || !stage.is_source();
         for stage in session.pipeline.stages.iter().rev().filter(is_run) {
             let launch = Launch::new(session, stage, run, threads)?;
             let (stop, stopped) = tokio::sync::watch::channel(false);
             let name = stage.name.clone();
+            launches.insert(name.clone(), launch.clone());
             stops.push((name, stop, tokio::spawn(launch.keep_running(say.clone(), stopped))));
         }
         stops.reverse();
-        Ok(Self { stops, events, pids: HashMap::new(), restarts: HashMap::new() })
+        let (pids, restarts) = (HashMap::new(), HashMap::new());
+        Ok(Self { stops, launches, say: say.downgrade(), events, pids, restarts })
+    }
+
+    /// Starts a stage that failed once more.
+    pub(crate) fn start_again(&mut self, stage: &str) {
+        let entry = self.stops.iter_mut().find(|(name, ..)| name == stage);
+        if let (Some((_, stop, running)), Some(launch), Some(say)) =
+            (entry, self.launches.get(stage), self.say.upgrade())
+        {
+            let (again, stopped) = tokio::sync::watch::channel(false);
+            (*stop, *running) = (again, tokio::spawn(launch.clone().keep_running(say, stopped)));
+        }
     }
 
     /// What happens next.

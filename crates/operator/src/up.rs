@@ -17,8 +17,10 @@ use crate::agent;
 use crate::kept;
 use crate::metrics::Told;
 use crate::progress::Progress;
+use crate::reconcile::run_lost_again;
 use crate::session::Session;
 use crate::supervisor::{Event, Run, Supervisor};
+use crate::terminal::count;
 
 /// How often the links are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
@@ -99,7 +101,7 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
         told.supervise(&[], &HashMap::new());
         told.serve(address, Some(&session.home)).await?;
     }
-    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone(), Arc::clone(&told)));
+    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone(), Arc::clone(&told), false));
     let watched = watch(session, &mut supervisor, &mut progress, options, &told).await;
     agent.abort();
     told.end(&session.home);
@@ -166,6 +168,12 @@ async fn watch(
                 Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
                 Some(Event::Restarting { stage, why }) => progress.say(&format!("{stage} ended ({why}); starting it again")),
                 Some(Event::Failed { stage, why }) => {
+                    if let Some(items) = lost_again(session, &stage).await {
+                        progress.say(&why);
+                        progress.say(&format!("all that [stage.{stage}] has lost is kept: {} run again", count(items, "item")));
+                        supervisor.start_again(&stage);
+                        continue;
+                    }
                     let was_source = sources.contains(&stage);
                     sources.retain(|source| *source != stage);
                     failed.push(format!("cannot run [stage.{stage}]: {why}"));
@@ -215,6 +223,18 @@ async fn watch(
                     return Ok(true);
                 }
             }
+        }
+    }
+}
+
+/// Has run again what a fold has lost of its changelog and therefore stopped, where nothing is lost by that.
+async fn lost_again(session: &Session, stage: &str) -> Option<usize> {
+    let fold = session.pipeline.stage(stage).filter(|stage| stage.folds)?;
+    match run_lost_again(&session.bus, &session.pipeline, &fold.name).await {
+        Ok(items) => items,
+        Err(error) => {
+            tracing::warn!(stage, error = format!("{error:#}"), "what it has lost was not run again");
+            None
         }
     }
 }

@@ -7,7 +7,7 @@ use causeway_cluster::Cluster;
 use causeway_schemas::{
     Assignment, Capture, Codec, Dtype, Feature, Id, Message as _, Meta, ModelRef, Region, decode_body, encode, header,
 };
-use causeway_stage::Fold as _;
+use causeway_stage::{Fold as _, Heartbeat};
 use futures::StreamExt as _;
 use harness::{Running, Site, Tools, eventually, faces};
 
@@ -109,7 +109,17 @@ async fn the_state_comes_back_from_a_snapshot_and_the_changes_since() {
     let file = site.pipeline.file.display().to_string();
     let _agent = Running::start(&tools, home.path(), &["agent", &file, "--nats", &site.server.address()]);
     let stage = site.stage("cluster", &[]);
-    publish(&site, 0..400, 0).await;
+    publish(&site, 0..10, 0).await;
+    assert_as_golden(&site, 10).await;
+    // It stands by from here on, while what it knows is purged.
+    let standby = site.stage("cluster", &[]);
+    eventually("a standby", async || {
+        let beats = site.bus.table_entries(names::REPLICAS).await.ok()?;
+        let beats = beats.iter().filter_map(|entry| serde_json::from_slice::<Heartbeat>(&entry.value).ok());
+        beats.filter(Heartbeat::is_up).any(|beat| beat.pid == standby.pid()).then_some(())
+    })
+    .await;
+    publish(&site, 10..400, 0).await;
     assert_as_golden(&site, 400).await;
     let clusters: std::collections::BTreeSet<Id> = golden(400).values().map(|said| said.cluster).collect();
     assert!(clusters.len() < 100, "faces belong together: {clusters:?}");
@@ -120,9 +130,16 @@ async fn the_state_comes_back_from_a_snapshot_and_the_changes_since() {
     assert!(changelog.bytes < 4 * (64 << 10), "it is bounded: {changelog:?}");
     assert!(site.bus.snapshots("cluster").await.expect("snapshots").len() <= 3);
     stage.kill().await;
+    publish(&site, 400..450, 0).await;
+    assert_as_golden(&site, 450).await;
+    standby.kill().await;
 
+    // What a stranger put at the end of the changelog is passed over.
+    let subject = names::changelog_subject("faces", "cluster");
+    let strange = Outgoing { subject, headers: Vec::new(), body: "not a change".into(), if_absent: false };
+    site.bus.publish(&strange).await.expect("anyone may publish");
     let stage = site.stage("cluster", &[]);
-    publish(&site, 400..500, 0).await;
+    publish(&site, 450..500, 0).await;
     assert_as_golden(&site, 500).await;
     stage.kill().await;
 

@@ -214,6 +214,11 @@ impl<F: Fold> Writer<F> {
         let before = self.env.bus.stream_state(&stream).await?;
         let before = before.with_context(|| format!("cannot find the changelog {stream}; run `causeway apply`"))?;
         let mut count = 0_u64;
+        if before.first_sequence > self.last + 1 {
+            // A standby, or one that slept: what it knows is older than what is kept, and a snapshot has the rest.
+            self.quarantine.end();
+            self.begin_with_snapshot().await?;
+        }
         let mut next = self.last + 1;
         if before.first_sequence > next {
             let snapshots = names::snapshots(&self.env.pipeline.name, &self.env.spec.name);
@@ -235,6 +240,7 @@ impl<F: Fold> Writer<F> {
             next = record.sequence + 1;
             if record.headers.kind() != Some(CHANGE) {
                 tracing::warn!(stream, sequence = record.sequence, "not a change of ours; passed over");
+                self.last = record.sequence;
                 continue;
             }
             let change = change_of::<F>(&record.body).map_err(|why| {
