@@ -95,6 +95,10 @@ async fn a_second_writer_is_refused_by_the_server() {
     let refused = append(0, "of one who does not know").await.expect_err("somebody was before");
     assert!(matches!(refused, causeway_bus::PublishError::Fenced { .. }), "{refused}");
     let last = append(last, "the first writer's").await.expect("it knows all");
+    // Nor is any of a batch of which the first is too late: the second would have the right number.
+    let batch = vec!["too late".into(), "as if in time".into()];
+    let refused = site.bus.append("cluster", last - 1, batch).await.expect_err("somebody was before");
+    assert!(matches!(refused, causeway_bus::PublishError::Fenced { .. }), "{refused}");
     let state =
         site.bus.stream_state(&names::changelog("faces", "cluster")).await.expect("a state").expect("a changelog");
     assert_eq!((state.messages, state.last_sequence), (2, last));

@@ -50,7 +50,7 @@ pub(crate) async fn load(tools: &Tools, name: &'static str, slow: u64, runs: Dur
     let file = home.path().join("faces.toml");
     let more = |stage: &str| match stage {
         "pipeline" => {
-            "[keep]\ncaptured = { bytes = \"16MiB\" }\noutcomes = { bytes = \"16MiB\" }\nchanges = \"16MiB\"".into()
+            "[keep]\ncaptured = { bytes = \"16MiB\" }\noutcomes = { bytes = \"2MiB\" }\nchanges = \"16MiB\"".into()
         }
         "capture" | "preprocess" | "extract" => format!("link_bytes = \"{}MiB\"", LINK >> 20),
         _ => String::new(),

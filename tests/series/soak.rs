@@ -1,5 +1,5 @@
 //! The real pipeline for hours at four fifths of what it can do, with a fault every half minute: nothing is missing, nothing there twice,
-//! values as without faults, and nothing grows.
+//! values as without faults; and what processes take, to see what grows.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -182,7 +182,12 @@ impl Process {
 impl Soak {
     pub(crate) fn is_well(&self) -> bool {
         let none = |key: &str| self.told[key].as_u64() == Some(0);
-        none("missing") && none("doubled") && self.values.1 == 0 && self.twice == 0 && self.given_up == 0.0
+        none("missing")
+            && none("doubled")
+            && self.values.0 > 0
+            && self.values.1 == 0
+            && self.twice == 0
+            && self.given_up == 0.0
     }
 
     pub(crate) fn print(&self) {

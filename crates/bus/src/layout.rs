@@ -54,7 +54,7 @@ pub enum Retention {
         /// Oldest.
         age: Duration,
     },
-    /// For ever.
+    /// Until purged by the agent.
     Changelog,
 }
 

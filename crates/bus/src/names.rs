@@ -34,9 +34,12 @@ pub fn changelog_subject(pipeline: &str, stage: &str) -> String {
     format!("{pipeline}.{LOG}.{stage}")
 }
 
+/// How streams of snapshots end; no stage's does.
+pub const SNAPSHOTS: &str = "_state";
+
 /// The stream of the snapshots of a fold's state.
 pub fn snapshots(pipeline: &str, stage: &str) -> String {
-    format!("{pipeline}_{stage}_state")
+    format!("{pipeline}_{stage}{SNAPSHOTS}")
 }
 
 /// The one subject of a fold's snapshots.

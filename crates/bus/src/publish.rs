@@ -107,9 +107,18 @@ impl Bus {
         bodies: Vec<(&'static str, Bytes)>,
     ) -> Result<u64, PublishError> {
         let mut acks = Vec::with_capacity(bodies.len());
-        for (before, (kind, body)) in (last..).zip(bodies) {
-            let message = PublishMessage::build().header(header::KIND, kind).payload(body);
-            acks.push(self.send(subject, message.expected_last_sequence(before)).await?);
+        // By its number alone one behind the first would be taken where somebody else has appended as many as are before it.
+        let (run, all) = (self.client.new_inbox(), bodies.len());
+        for (place, (kind, body)) in bodies.into_iter().enumerate() {
+            let mut message = PublishMessage::build().header(header::KIND, kind).payload(body);
+            message = message.expected_last_sequence(last + place as u64);
+            if place > 0 {
+                message = message.expected_last_message_id(format!("{run}.{}", place - 1));
+            }
+            if place + 1 < all {
+                message = message.message_id(format!("{run}.{place}"));
+            }
+            acks.push(self.send(subject, message).await?);
         }
         let mut stored = last;
         for ack in acks {
@@ -179,9 +188,8 @@ fn refusal(subject: &str, error: &JsPublishError) -> PublishError {
         .map(async_nats::jetstream::Error::error_code);
     match (error.kind(), code) {
         (PublishErrorKind::StreamNotFound, _) => PublishError::NoStream { subject },
-        (PublishErrorKind::WrongLastSequence, _) | (_, Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)) => {
-            PublishError::Fenced { subject }
-        }
+        (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _)
+        | (_, Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)) => PublishError::Fenced { subject },
         (_, Some(code)) if code.0 == STREAM_STORE_FAILED => PublishError::Full { subject },
         _ => PublishError::Unsure { subject, why: error_chain(error) },
     }

@@ -1,6 +1,8 @@
 //! Snapshots of a fold's state: in a stream of its own each is a head, and behind it the parts of its bytes. They are appended as
 //! changes are, so that one is whole or ends where its writer did.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use causeway_schemas::{Codec, decode_body, encode};
 use futures::StreamExt as _;
@@ -14,8 +16,10 @@ use crate::{Bus, BusError, PublishError, Record, StreamState, names};
 const HEAD: &str = "snapshot.v1";
 /// The kind of a part.
 const PART: &str = "part.v1";
-/// Bytes of a part, at most: a tenth of what others wait for behind it on a slow link.
-const PART_BYTES: usize = 256 << 10;
+/// Bytes of a part, at most.
+const PART_BYTES: usize = 128 << 10;
+/// Messages that are sent before the first of them is acked: whatever else the process has to say waits behind so many at most.
+const WINDOW: usize = 4;
 
 /// A stored snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,18 +54,22 @@ impl Head {
 }
 
 impl Bus {
-    /// Stores a snapshot of the state that a fold has behind the change `sequence`; of no bytes, that everything up to that change
-    /// is forgotten.
+    /// Stores a snapshot of the state that a fold has behind the change `sequence`, whose body is `change`; of no bytes, that
+    /// everything up to that change is forgotten. Refused where the changelog has another change there. Gives the place of its head.
     pub async fn store_snapshot(
         &self,
         stage: &str,
         sequence: u64,
+        change: Option<&Bytes>,
         bytes: impl Into<Bytes>,
-    ) -> Result<(), PublishError> {
+    ) -> Result<u64, PublishError> {
         let bytes = bytes.into();
         let subject = names::snapshots_subject(&self.pipeline, stage);
         let unsure = |error: BusError| PublishError::Unsure { subject: subject.clone(), why: error.to_string() };
-        let change = self.message_at(&names::changelog(&self.pipeline, stage), sequence).await.map_err(unsure)?;
+        let stored = self.message_at(&names::changelog(&self.pipeline, stage), sequence).await.map_err(unsure)?;
+        if change.is_some() && change != stored.as_ref().map(|stored| &stored.body) {
+            return Err(PublishError::Fenced { subject });
+        }
         let stream = names::snapshots(&self.pipeline, stage);
         let state = self.stream_state(&stream).await.map_err(unsure)?;
         let last = state.map_or(0, |state| state.last_sequence);
@@ -73,18 +81,22 @@ impl Bus {
             sha256.map_err(|error| PublishError::Unsure { subject: subject.clone(), why: error.to_string() })?;
         let head = Head {
             sequence,
-            stored_at: change.map_or(0, |change| change.stored_at),
+            stored_at: stored.map_or(0, |stored| stored.stored_at),
             bytes: bytes.len() as u64,
             parts: bytes.len().div_ceil(part) as u64,
             sha256,
         };
         let head = (HEAD, Bytes::from(encode(&head, Codec::Json)));
         let parts = (0..bytes.len()).step_by(part).map(|at| (PART, bytes.slice(at..bytes.len().min(at + part))));
-        let all = std::iter::once(head).chain(parts).collect();
-        self.append_all(&subject, last, all).await.map(drop)
+        let all: Vec<_> = std::iter::once(head).chain(parts).collect();
+        let mut end = last;
+        for some in all.chunks(WINDOW) {
+            end = self.append_all(&subject, end, some.to_vec()).await?;
+        }
+        Ok(last + 1)
     }
 
-    /// The snapshots of a fold that are whole by their numbers and of this changelog, the newest first. Where the changelog has
+    /// The snapshots of a fold that are whole by their numbers and of this changelog, that of the latest change first. Where the changelog has
     /// lost its end, those of what is lost are of another one.
     pub async fn snapshots(&self, stage: &str) -> Result<Vec<Snapshot>, BusError> {
         let stream = names::snapshots(&self.pipeline, stage);
@@ -108,7 +120,7 @@ impl Bus {
         let changelog = names::changelog(&self.pipeline, stage);
         let state = self.stream_state(&changelog).await?.unwrap_or_default();
         let mut snapshots = Vec::new();
-        for (at, parts) in heads.into_iter().rev() {
+        for (at, parts) in heads {
             let Some(record) = self.message_at(&stream, at).await? else { continue };
             let Some(head) = read(&record).filter(|head| head.parts == parts) else { continue };
             let change = self.message_at(&changelog, head.sequence).await?;
@@ -117,6 +129,8 @@ impl Bus {
                 snapshots.push(Snapshot { at, sequence, bytes, stored_at: record.stored_at, head });
             }
         }
+        // One who slept may have stored his after a later one.
+        snapshots.sort_by_key(|snapshot: &Snapshot| Reverse((snapshot.sequence, snapshot.at)));
         Ok(snapshots)
     }
 
@@ -150,7 +164,8 @@ fn read(record: &Record) -> Option<Head> {
 /// Whether a snapshot is of a changelog that is so and has `change` at the snapshot's place.
 fn is_of(head: &Head, changelog: StreamState, change: Option<&Record>) -> bool {
     match change {
-        Some(change) => change.stored_at == head.stored_at,
+        // What is there is not forgotten.
+        Some(change) => !head.is_base() && change.stored_at == head.stored_at,
         None => head.is_base() && changelog.last_sequence >= head.sequence && changelog.first_sequence > head.sequence,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Record, Snapshot, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
-use causeway_stage::{Heartbeat, now_ns, read_ledger, read_ledger_since};
+use causeway_stage::{Heartbeat, Unfolded, now_ns, read_ledger, read_ledger_since};
 use futures::StreamExt as _;
 
 use crate::drift::Watch;
@@ -34,7 +34,7 @@ struct Agent {
 }
 
 /// Snapshots as they were looked at last.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     /// The last sequence of their stream.
     last: u64,
@@ -44,11 +44,44 @@ struct Seen {
 
 /// After so many syncs what is stored is on disk for good.
 const SYNCS: u64 = 2;
+/// How often it is looked whether a fold has stopped.
+const MEND_EVERY: Duration = Duration::from_secs(5);
 /// How often it does its rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
-/// Does round after round, for ever. Where nobody else looks after the stages, what a fold has lost is run again too.
-pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>, alone: bool) {
+/// Runs again what folds have lost of their changelogs and stopped for, for ever: they go on at their next start.
+pub(crate) async fn mend(bus: Bus, pipeline: Pipeline) {
+    // What was tried, and could not be mended.
+    let mut tried: HashMap<&str, Unfolded> = HashMap::new();
+    let mut every = tokio::time::interval(MEND_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+            let Ok(unfolded) = Unfolded::read(&bus, &fold.name).await else { continue };
+            if unfolded.open.is_empty() || tried.get(&*fold.name) == Some(&unfolded) {
+                continue;
+            }
+            match run_lost_again(&bus, &pipeline, &fold.name).await {
+                Ok(Some(items)) => {
+                    tracing::warn!(
+                        stage = fold.name,
+                        items,
+                        "its changelog had lost its end; all of it is kept, and is run again"
+                    );
+                }
+                Ok(None) => drop(tried.insert(&fold.name, unfolded)),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(stage = fold.name, error, "what it has lost was not run again; it comes again");
+                }
+            }
+        }
+    }
+}
+
+/// Does round after round, for ever.
+pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
     let mut agent = Agent { bus, pipeline, told, snapshots: HashMap::new() };
     let (mut net, mut watch) = (Net::default(), Watch::default());
     let mut round = tokio::time::interval(ROUND_EVERY);
@@ -73,9 +106,6 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>, alone: b
         if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
             tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
         }
-        if alone && let Err(error) = agent.run_lost_again().await {
-            tracing::warn!(error = format!("{error:#}"), "what a fold has lost was not run again; it comes again");
-        }
         if let Err(error) = agent.round().await {
             tracing::warn!(error = format!("{error:#}"), "the agent's round failed; it comes again");
         }
@@ -83,20 +113,6 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>, alone: b
 }
 
 impl Agent {
-    /// What the changelog of a fold has lost, for which it stopped: it goes on at its next start.
-    async fn run_lost_again(&self) -> anyhow::Result<()> {
-        for fold in self.pipeline.stages.iter().filter(|stage| stage.folds) {
-            if let Some(items) = run_lost_again(&self.bus, &self.pipeline, &fold.name).await? {
-                tracing::warn!(
-                    stage = fold.name,
-                    items,
-                    "its changelog had lost its end; all of it is kept, and is run again"
-                );
-            }
-        }
-        Ok(())
-    }
-
     /// One round: purges the capture stream of each source, and the changelog of each fold. Gives how many messages were purged.
     async fn round(&mut self) -> anyhow::Result<u64> {
         let pipeline = self.pipeline.clone();
@@ -165,7 +181,7 @@ impl Agent {
     async fn purge_changes(&mut self, fold: &str) -> anyhow::Result<u64> {
         let stored = names::snapshots(&self.pipeline.name, fold);
         let Some(state) = self.bus.stream_state(&stored).await? else { return Ok(0) };
-        let seen = self.snapshots.entry(fold.into()).or_default();
+        let seen = self.snapshots.get(fold).copied().unwrap_or_default();
         if state.messages == 0 || (seen.last == state.last_sequence && seen.next.is_none_or(|next| now_ns() < next)) {
             return Ok(0);
         }
@@ -174,11 +190,16 @@ impl Agent {
         let (safe, others): (Vec<&Snapshot>, _) =
             snapshots.iter().skip(1).partition(|snapshot| snapshot.stored_at + unsafe_for <= now_ns());
         let next = others.iter().map(|snapshot| snapshot.stored_at + unsafe_for).min();
-        *seen = Seen { last: state.last_sequence, next };
-        let Some(older) = safe.first() else { return Ok(0) };
-        if older.at > state.first_sequence {
-            kept::purged(&self.bus, &stored, older.at).await?;
-            self.bus.purge_below(&stored, older.at).await?;
+        let seen = Seen { last: state.last_sequence, next };
+        let Some(&older) = safe.first() else {
+            self.snapshots.insert(fold.into(), seen);
+            return Ok(0);
+        };
+        let newer = snapshots.iter().take_while(|&snapshot| snapshot != older);
+        let begin = newer.map(|snapshot| snapshot.at).fold(older.at, u64::min);
+        if begin > state.first_sequence {
+            kept::purged(&self.bus, &stored, begin).await?;
+            self.bus.purge_below(&stored, begin).await?;
         }
         let stream = names::changelog(&self.pipeline.name, fold);
         let Some(changelog) = self.bus.stream_state(&stream).await? else { return Ok(0) };
@@ -187,13 +208,13 @@ impl Agent {
             changelog.bytes.saturating_sub(self.pipeline.keep_changes) as f64 / (changelog.bytes as f64).max(1.0);
         let wanted = changelog.first_sequence + (over * changelog.messages as f64) as u64;
         let first_kept = wanted.min(older.sequence);
-        if first_kept <= changelog.first_sequence {
-            return Ok(0);
+        let purged = first_kept.saturating_sub(changelog.first_sequence);
+        if purged > 0 {
+            kept::purged(&self.bus, &stream, first_kept).await?;
+            self.bus.purge_below(&stream, first_kept).await?;
+            tracing::info!(stream, purged, "changes that snapshots know purged");
         }
-        kept::purged(&self.bus, &stream, first_kept).await?;
-        self.bus.purge_below(&stream, first_kept).await?;
-        let purged = first_kept - changelog.first_sequence;
-        tracing::info!(stream, purged, "changes that snapshots know purged");
+        self.snapshots.insert(fold.into(), seen);
         Ok(purged)
     }
 

@@ -105,6 +105,7 @@ pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     eprintln!("agent of {} at work; Prometheus finds all at http://{address}/targets", pipeline.name);
     tokio::select! {
         () = stop => Ok(ExitCode::SUCCESS),
-        () = agent::keep(bus, pipeline, told, true) => bail!("the agent ended"),
+        () = agent::mend(bus.clone(), pipeline.clone()) => bail!("the agent ended"),
+        () = agent::keep(bus, pipeline, told) => bail!("the agent ended"),
     }
 }

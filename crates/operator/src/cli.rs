@@ -271,7 +271,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => up_command::run(args).await,
         Command::Apply(args) => apply::apply(args).await,
-        Command::Agent(args) => apply::agent(args).await,
+        Command::Agent(args) => Box::pin(apply::agent(args)).await,
         Command::Enrol(args) => people::enrol(args).await,
         Command::People(args) => people::people(args).await,
         Command::Forget(args) => people::forget(args).await,

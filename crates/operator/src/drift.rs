@@ -96,18 +96,19 @@ impl Watch {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
-        if self.looked.is_none() {
+        if self.looked.replace(Instant::now()).is_none() {
             let mut stored = findings(bus).await;
             stored.append(&mut self.findings);
             self.findings = stored;
             // Seconds where they are long: so not at the start of everything.
             for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
-                if let Some((stream, detail)) = kept::look_at_changelog(bus, &fold.name).await? {
-                    self.say(&stream, RESET, detail, false, told);
+                match kept::look_at_changelog(bus, &fold.name).await {
+                    Ok(Some((stream, detail))) => self.say(&stream, RESET, detail, false, told),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(stage = fold.name, %error, "its changelog was not looked through"),
                 }
             }
         }
-        self.looked = Some(Instant::now());
         // Before what is missing is made anew.
         self.ends(bus, pipeline, false, told).await?;
         for wish in layout::streams(pipeline) {

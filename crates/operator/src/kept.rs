@@ -88,7 +88,10 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
             let new = || Kept { begin: state.first_sequence, ..Kept::default() };
             let kept = all.entry(stream.clone()).or_insert_with(new);
             if state.last_sequence < kept.last {
-                found.push((stream.clone(), ended_before(kept.last, state.last_sequence)));
+                // Snapshots are made anew of what the changelog has.
+                if !stream.ends_with(names::SNAPSHOTS) {
+                    found.push((stream.clone(), ended_before(kept.last, state.last_sequence)));
+                }
                 if is_source(stream) {
                     kept.lost.push((kept.begin.max(state.last_sequence + 1), kept.last));
                 }

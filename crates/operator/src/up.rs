@@ -12,6 +12,8 @@ use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, names};
 use causeway_pipelines::{Input, Pipeline, StageSpec};
 use causeway_stage::Heartbeat;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 
 use crate::agent;
 use crate::kept;
@@ -22,6 +24,8 @@ use crate::session::Session;
 use crate::supervisor::{Event, Run, Supervisor};
 use crate::terminal::count;
 
+/// Pause before what a fold has lost is run again once more.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
 /// How often the links are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// How often it is looked whether the server can write.
@@ -101,7 +105,7 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
         told.supervise(&[], &HashMap::new());
         told.serve(address, Some(&session.home)).await?;
     }
-    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone(), Arc::clone(&told), false));
+    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone(), Arc::clone(&told)));
     let watched = watch(session, &mut supervisor, &mut progress, options, &told).await;
     agent.abort();
     told.end(&session.home);
@@ -152,6 +156,8 @@ async fn watch(
     let mut cannot_write = false;
     let stop = session.told_to_stop();
     tokio::pin!(stop);
+    // Folds that have failed, while what they lost is run again.
+    let mut mending = FuturesUnordered::new();
     loop {
         tokio::select! {
             () = &mut stop => return Ok(false),
@@ -168,10 +174,8 @@ async fn watch(
                 Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
                 Some(Event::Restarting { stage, why }) => progress.say(&format!("{stage} ended ({why}); starting it again")),
                 Some(Event::Failed { stage, why }) => {
-                    if let Some(items) = lost_again(session, &stage).await {
-                        progress.say(&why);
-                        progress.say(&format!("all that [stage.{stage}] has lost is kept: {} run again", count(items, "item")));
-                        supervisor.start_again(&stage);
+                    if session.pipeline.stage(&stage).is_some_and(|stage| stage.folds) {
+                        mending.push(lost_again(session.bus.clone(), session.pipeline.clone(), stage, why));
                         continue;
                     }
                     let was_source = sources.contains(&stage);
@@ -185,6 +189,12 @@ async fn watch(
                 }
                 None => bail!("no stage runs"),
               }
+            }
+            Some((stage, why, items)) = mending.next() => {
+                let Some(items) = items else { bail!("cannot run [stage.{stage}]: {why}") };
+                progress.say(&why);
+                progress.say(&format!("all that [stage.{stage}] has lost is kept: {} run again", count(items, "item")));
+                supervisor.start_again(&stage);
             }
             why = server_ended(session.server.as_mut()) => restart_server(session, supervisor, &why, progress).await?,
             _ = disk.tick() => {
@@ -227,15 +237,17 @@ async fn watch(
     }
 }
 
-/// Has run again what a fold has lost of its changelog and therefore stopped, where nothing is lost by that.
-async fn lost_again(session: &Session, stage: &str) -> Option<usize> {
-    let fold = session.pipeline.stage(stage).filter(|stage| stage.folds)?;
-    match run_lost_again(&session.bus, &session.pipeline, &fold.name).await {
-        Ok(items) => items,
-        Err(error) => {
-            tracing::warn!(stage, error = format!("{error:#}"), "what it has lost was not run again");
-            None
+/// Runs again what a fold has lost of its changelog and therefore stopped, where nothing is lost by that; tried until the broker
+/// answers. Gives how many items, with the fold and what it said.
+async fn lost_again(bus: Bus, pipeline: Pipeline, fold: String, why: String) -> (String, String, Option<usize>) {
+    loop {
+        match run_lost_again(&bus, &pipeline, &fold).await {
+            Ok(items) => return (fold, why, items),
+            Err(error) => {
+                tracing::warn!(stage = fold, error = format!("{error:#}"), "what it has lost is not run again yet");
+            }
         }
+        tokio::time::sleep(MEND_PAUSE).await;
     }
 }
 
@@ -297,16 +309,22 @@ async fn restart_server(
 
 /// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
 async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
-    let folds: Vec<&StageSpec> = pipeline.stages.iter().filter(|stage| stage.folds).collect();
-    for fold in &folds {
-        let changelog = bus.stream_state(&names::changelog(&pipeline.name, &fold.name)).await?;
-        if let Some(last) = changelog.map(|changelog| changelog.last_sequence).filter(|&last| last > 0) {
+    let mut of_folds = Vec::new();
+    for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+        let (changelog, snapshots) =
+            (names::changelog(&pipeline.name, &fold.name), names::snapshots(&pipeline.name, &fold.name));
+        let last = bus.stream_state(&changelog).await?.map_or(0, |changelog| changelog.last_sequence);
+        if last > 0 {
             // First: a fold that finds neither a beginning nor this stops.
-            bus.store_snapshot(&fold.name, last, Vec::new()).await?;
+            let base = bus.store_snapshot(&fold.name, last, None, Vec::new()).await?;
+            for (stream, begin) in [(&changelog, last + 1), (&snapshots, base)] {
+                kept::purged(bus, stream, begin).await?;
+                bus.purge_below(stream, begin).await?;
+            }
         }
+        of_folds.extend([changelog, snapshots]);
     }
-    let snapshots: Vec<String> = folds.iter().map(|fold| names::snapshots(&pipeline.name, &fold.name)).collect();
-    for wish in crate::layout::streams(pipeline).iter().filter(|wish| !snapshots.contains(&wish.name)) {
+    for wish in crate::layout::streams(pipeline).iter().filter(|wish| !of_folds.contains(&wish.name)) {
         if let Some(state) = bus.stream_state(&wish.name).await? {
             kept::purged(bus, &wish.name, state.last_sequence + 1).await?;
         }

@@ -42,6 +42,17 @@ const COPY_BEHIND: Duration = Duration::from_secs(10);
 /// What inputs changed that come again.
 type Before<F> = HashMap<Id, Result<<F as Fold>::Change, Verdict>>;
 
+/// What the changelog has where a change is known to be.
+enum Was<F: Fold> {
+    Change(F::Change),
+    /// The broker has lost it: what becomes of its input.
+    Lost(Verdict),
+    /// It was purged meanwhile: its input counts as a new one.
+    Forgotten,
+    /// That of another input, or none yet: it has lost its end since.
+    Another,
+}
+
 /// Fewest messages that the writer holds at once.
 const PINNED_HELD: usize = 64;
 /// After this long without an append another writer may have been at work: the changelog is looked at first.
@@ -113,8 +124,9 @@ async fn next_batch(env: &Env, pull: &mut Pull) -> Vec<Delivery> {
 struct Writer<F: Fold> {
     env: Arc<Env>,
     state: State<F>,
-    /// The last sequence of the changelog that the state knows.
+    /// The last sequence of the changelog that the state knows, and what is there.
     last: u64,
+    last_change: Option<Bytes>,
     /// The inputs that it had.
     known: Known,
     snapshots: Snapshots,
@@ -143,6 +155,7 @@ impl<F: Fold> Writer<F> {
             env: Arc::clone(env),
             state,
             last: 0,
+            last_change: None,
             known: Known::default(),
             snapshots: Snapshots::default(),
             told: Arc::default(),
@@ -155,7 +168,7 @@ impl<F: Fold> Writer<F> {
     /// An input that came again is handled only if the quarantine, which has the same state, survives it.
     async fn handle_again(&mut self, held: Arc<Held>) -> anyhow::Result<()> {
         if self.appended_at.elapsed() > FRESH {
-            self.catch_up().await?;
+            self.look_again().await?;
         }
         // It was survived before its change was appended.
         if self.known.get(held.id()).is_some() {
@@ -182,10 +195,14 @@ impl<F: Fold> Writer<F> {
 
     async fn handle(&mut self, held: Vec<Arc<Held>>) -> anyhow::Result<()> {
         if self.appended_at.elapsed() > FRESH {
-            self.catch_up().await?;
+            self.look_again().await?;
         }
         loop {
-            let before = self.changed_before(&held).await;
+            let Some(before) = self.changed_before(&held).await else {
+                tracing::warn!("the changelog has other changes than this state; it is restored");
+                self.restore().await?;
+                continue;
+            };
             let decided = self.decide(held.clone(), before).await?;
             let Err(error) = self.append(&decided).await else {
                 self.made_again(&decided).await;
@@ -197,8 +214,13 @@ impl<F: Fold> Writer<F> {
             };
             // The state has changes that the changelog has not: it is made anew. Known inputs are only answered again.
             tracing::warn!(%error, "changes not appended; the state is restored from the changelog");
-            self.quarantine.end();
+            if !matches!(error, PublishError::Fenced { .. }) {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
             self.restore().await?;
+            if self.env.stop.is_cancelled() {
+                return Ok(());
+            }
         }
     }
 
@@ -219,30 +241,44 @@ impl<F: Fold> Writer<F> {
         }
     }
 
-    /// The changes of those inputs that made theirs before, out of the changelog.
-    async fn changed_before(&self, held: &[Arc<Held>]) -> Before<F> {
+    /// The changes of those inputs that made theirs before, out of the changelog. `None`: it is not the one that the state is of.
+    async fn changed_before(&self, held: &[Arc<Held>]) -> Option<Before<F>> {
         let places = held.iter().filter_map(|held| Some((held.id(), self.known.get(held.id())?)));
-        let changes = places.map(|(input, sequence)| async move { Some((input, self.change_at(sequence).await?)) });
-        futures::stream::iter(changes).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        let changes = places.map(|(input, sequence)| async move { (input, self.change_at(input, sequence).await) });
+        let mut changes = futures::stream::iter(changes).buffer_unordered(AT_ONCE);
+        let mut before = HashMap::new();
+        while let Some((input, change)) = changes.next().await {
+            match change {
+                Was::Change(change) => drop(before.insert(input, Ok(change))),
+                Was::Lost(verdict) => drop(before.insert(input, Err(verdict))),
+                Was::Forgotten => {}
+                Was::Another => return None,
+            }
+        }
+        Some(before)
     }
 
-    /// A change that is known, or what becomes of its input where the broker has lost it; asked for until the broker answers.
-    /// `None`: it was forgotten meanwhile, so its input counts as a new one.
-    async fn change_at(&self, sequence: u64) -> Option<Result<F::Change, Verdict>> {
+    /// What `input` changed; asked for until the broker answers.
+    async fn change_at(&self, input: Id, sequence: u64) -> Was<F> {
         let stream = names::changelog(&self.env.pipeline.name, &self.env.spec.name);
         let lost = |why: String| {
             let detail = format!("its change {sequence} of {stream} is not to be had: {why}");
-            Some(Err(Verdict::Reject { reason: "change-lost".into(), detail }))
+            Was::Lost(Verdict::Reject { reason: "change-lost".into(), detail })
         };
         let began = Instant::now();
         loop {
             match self.env.bus.message_at(&stream, sequence).await {
                 Ok(Some(record)) => {
-                    return restore::change_of::<F>(&record.body).map(Ok).map_or_else(lost, Some);
+                    return match restore::change_of::<F>(&record.body) {
+                        Ok(change) if F::input_of(&change) == input => Was::Change(change),
+                        Ok(_) => Was::Another,
+                        Err(why) => lost(why),
+                    };
                 }
-                // A copy of the stream may be behind.
                 Ok(None) => match self.env.bus.stream_state(&stream).await {
-                    Ok(Some(state)) if state.first_sequence > sequence => return None,
+                    Ok(Some(state)) if state.first_sequence > sequence => return Was::Forgotten,
+                    Ok(Some(state)) if state.last_sequence < sequence => return Was::Another,
+                    // A copy of the stream may be behind.
                     Ok(Some(_)) if began.elapsed() > COPY_BEHIND => return lost("the broker does not give it".into()),
                     _ => {}
                 },
@@ -291,6 +327,7 @@ impl<F: Fold> Writer<F> {
                 self.snapshots.tail += change.len() as u64;
                 self.quarantine.change(sequence, change).await;
             }
+            self.last_change = changes.last().cloned();
         }
         Ok(())
     }

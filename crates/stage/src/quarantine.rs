@@ -106,7 +106,7 @@ impl Quarantine {
 
     /// Its process ends; the next input starts another.
     pub(crate) fn end(&mut self) {
-        self.inmate = None;
+        (self.inmate, self.state) = (None, None);
     }
 
     /// Tries an input whose output is an `O`, and waits for the end.
@@ -206,20 +206,25 @@ impl Inmate {
             inmate.follow(env, name).await?;
         }
         if let Some(state) = state {
-            inmate.restore(state().await?).await;
+            inmate.restore(state().await?).await?;
         }
         tracing::info!(pid = inmate.process.id(), "quarantine started");
         Ok(inmate)
     }
 
     /// Tells a fold's the state that it begins with.
-    async fn restore(&mut self, (last, state): (u64, Vec<u8>)) {
+    async fn restore(&mut self, (last, state): (u64, Vec<u8>)) -> anyhow::Result<()> {
         let state = Bytes::from(state);
-        for at in (0..state.len()).step_by(STATE_PART) {
+        // An empty one too.
+        for at in (0..state.len().max(1)).step_by(STATE_PART) {
             let end = state.len().min(at + STATE_PART);
             self.tell(&Told::State { is_last: end == state.len() }, Some(&state.slice(at..end))).await;
         }
         self.last = last;
+        match self.next().await? {
+            Said::Ready => Ok(()),
+            _ => bail!("it did not take its state"),
+        }
     }
 
     async fn change(&mut self, sequence: u64, change: &Bytes) {

@@ -1,5 +1,5 @@
 //! What the changelog of a fold has lost, as its outcomes tell: between the fold, which finds it and stops, and `causeway reconcile`,
-//! which runs it again.
+//! which runs it again, as do `up` and an agent on its own where nothing is lost by that.
 
 use std::collections::BTreeSet;
 
@@ -7,16 +7,18 @@ use causeway_bus::{Bus, BusError, names};
 use causeway_schemas::Id;
 use serde::{Deserialize, Serialize};
 
-/// Most captured ids of both sorts: they have to fit into one entry of a table. The others are found at the next start.
+/// Most captured ids: they have to fit into one entry of a table. The others are found once these are seen to.
 const MOST: usize = 20_000;
 
 /// Captured ids with an outcome whose change is lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfolded {
-    /// The fold has stopped for these.
+    /// The fold has stopped for these, the oldest by their outcomes.
     pub open: BTreeSet<Id>,
-    /// These were run again, or named as lost: the fold may go on without them.
-    pub settled: BTreeSet<Id>,
+    /// Of the last of them the place in the stream of outcomes.
+    open_to: u64,
+    /// What is lost up to this place was run again, or named as lost: the fold may go on without it.
+    settled_to: u64,
 }
 
 fn key(stage: &str) -> String {
@@ -39,18 +41,29 @@ impl Unfolded {
         bus.table_put(names::CONTROL, &key(stage), value.into()).await.map(drop)
     }
 
-    /// What is lost now. What was settled and is not lost any more may be lost another time.
-    pub(crate) fn with(&self, lost: impl IntoIterator<Item = Id>) -> Self {
-        let (settled, open): (BTreeSet<Id>, BTreeSet<Id>) = lost.into_iter().partition(|id| self.settled.contains(id));
-        let room = MOST.saturating_sub(settled.len());
-        Self { open: open.into_iter().take(room).collect(), settled }
+    /// What is lost now: captured ids, each with the place of an outcome, in their order.
+    pub(crate) fn with(&self, lost: impl IntoIterator<Item = (Id, u64)>) -> Self {
+        let (mut open, mut open_to, mut is_lost) = (BTreeSet::new(), 0, false);
+        for (id, place) in lost {
+            is_lost = true;
+            if !self.is_settled(place) && open.len() < MOST {
+                open.insert(id);
+                open_to = place;
+            }
+        }
+        // When nothing is lost any more it may be lost another time.
+        Self { open, open_to, settled_to: if is_lost { self.settled_to } else { 0 } }
+    }
+
+    /// Whether what has its outcome there was seen to.
+    pub(crate) fn is_settled(&self, place: u64) -> bool {
+        place <= self.settled_to
     }
 
     /// All of it was run again, or named as lost.
     #[must_use]
-    pub fn settle(mut self) -> Self {
-        self.settled.append(&mut self.open);
-        self
+    pub fn settle(self) -> Self {
+        Self { open: BTreeSet::new(), open_to: 0, settled_to: self.settled_to.max(self.open_to) }
     }
 }
 
@@ -58,23 +71,34 @@ impl Unfolded {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_settled_is_not_asked_for_until_it_is_lost_again() {
-        let ids: Vec<Id> = (0..4).map(|number| Id::stored("test", number)).collect();
-        let first = Unfolded::default().with(ids[..2].to_vec());
-        assert_eq!(first.open.len(), 2);
-        let settled = first.settle();
-        assert!(settled.with(ids[..2].to_vec()).open.is_empty());
-        let more = settled.with(ids[1..3].to_vec());
-        assert_eq!((more.open.contains(&ids[2]), more.open.len(), more.settled.len()), (true, 1, 1));
-        // The first was made again meanwhile.
-        assert_eq!(more.settle().with([ids[0]]).open.len(), 1);
+    fn lost(places: std::ops::Range<u64>) -> Vec<(Id, u64)> {
+        places.map(|place| (Id::stored("test", place), place)).collect()
     }
 
     #[test]
-    fn as_many_as_one_entry_holds() {
-        let all = Unfolded::default().with((0..30_000).map(|number| Id::stored("test", number)));
-        let length = serde_json::to_vec(&all.clone().settle()).map_or(0, |value| value.len());
-        assert!(all.open.len() == MOST && length < 1_000_000, "{length} bytes");
+    fn what_was_settled_is_not_asked_for_until_it_is_lost_again() {
+        let first = Unfolded::default().with(lost(5..7));
+        assert_eq!(first.open.len(), 2);
+        let settled = first.settle();
+        assert!(settled.with(lost(5..7)).open.is_empty());
+        let more = settled.with(lost(6..8));
+        assert_eq!((more.open.contains(&Id::stored("test", 7)), more.open.len()), (true, 1));
+        // All was made again meanwhile.
+        assert_eq!(more.settle().with([]).with(lost(5..6)).open.len(), 1);
+    }
+
+    #[test]
+    fn more_than_one_entry_holds_are_seen_to_one_after_the_other() {
+        let (all, mut unfolded, mut turns) = (lost(1..50_001), Unfolded::default(), 0);
+        loop {
+            unfolded = unfolded.with(all.clone());
+            let length = serde_json::to_vec(&unfolded).map_or(0, |value| value.len());
+            assert!(unfolded.open.len() <= MOST && length < 1_000_000, "{length} bytes");
+            if unfolded.open.is_empty() {
+                break;
+            }
+            (unfolded, turns) = (unfolded.settle(), turns + 1);
+        }
+        assert_eq!(turns, 3);
     }
 }

@@ -178,7 +178,7 @@ impl Video {
 
     fn capture(&self, grabbed: Grabbed) -> Captured<Frame> {
         let (item, of) = self.names(&grabbed);
-        let Grabbed { sequence, captured_at, packet, .. } = grabbed;
+        let Grabbed { sequence, captured_at, packet, round, .. } = grabbed;
         let id = Id::captured(&self.source, &of);
         let refused = |reason: &'static str, detail: String, body: Vec<u8>| {
             let item = item.clone();
@@ -192,8 +192,8 @@ impl Video {
             return refused(error.reason(), error.to_string(), packet.jpeg);
         }
         let epoch = match self.naming {
-            Naming::File { .. } => 0,
-            Naming::Epoch(epoch) => epoch,
+            Naming::File { .. } if round == 0 => 0,
+            Naming::File { epoch, .. } | Naming::Epoch(epoch) => epoch,
         };
         let capture = Capture { source: self.source.clone(), item, epoch, sequence, captured_at };
         Captured { id, message: Ok(Frame { capture, image: packet.jpeg }) }

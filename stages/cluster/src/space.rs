@@ -143,6 +143,8 @@ impl Space {
         let entry = dim.checked_mul(8)?.checked_add(GROUP_BYTES)?;
         let (entries, rest) = bytes.split_at_checked(entry.checked_mul(clusters)?)?;
         let mut space = Self { faces: u64::from_le_bytes(*faces), ..Self::new(dim) };
+        space.groups.reserve_exact(clusters);
+        space.sums.reserve_exact(clusters * dim);
         for entry in entries.chunks_exact(entry) {
             let (id, entry) = entry.split_first_chunk()?;
             let (size, entry) = entry.split_first_chunk()?;

@@ -1,6 +1,7 @@
 //! The state comes back from a snapshot and the changes since, when the older changes are gone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use causeway_bus::{Outgoing, StreamState, names};
 use causeway_cluster::Cluster;
@@ -9,7 +10,7 @@ use causeway_schemas::{
 };
 use causeway_stage::{Fold as _, Heartbeat};
 use futures::StreamExt as _;
-use harness::{Running, Site, Tools, eventually, faces};
+use harness::{Running, Site, Tools, causeway, eventually, faces, within};
 
 /// Whose faces come: so many that a state is as long as some tens of changes.
 const PEOPLE: usize = 24;
@@ -148,7 +149,7 @@ async fn the_state_comes_back_from_a_snapshot_and_the_changes_since() {
     let damaged = site.bus.snapshots("cluster").await.expect("snapshots").remove(0);
     site.bus.delete_message("faces_cluster_state", damaged.at + 1).await.expect("it is removed");
     assert!(!site.bus.snapshots("cluster").await.expect("snapshots").contains(&damaged), "it is not whole");
-    site.bus.store_snapshot("cluster", last, "no snapshot of ours").await.expect("it is stored");
+    site.bus.store_snapshot("cluster", last, None, "no snapshot of ours").await.expect("it is stored");
     let stage = site.stage("cluster", &[]);
     publish(&site, 500..550, 0).await;
     assert_as_golden(&site, 550).await;
@@ -176,16 +177,18 @@ async fn a_snapshot_of_what_was_lost_is_none() {
     let append = async |last: u64, what: &'static str| site.bus.append("cluster", last, vec![what.into()]).await;
     append(0, "first").await.expect("room");
     append(1, "second").await.expect("room");
-    site.bus.store_snapshot("cluster", 1, "of the first").await.expect("room");
-    site.bus.store_snapshot("cluster", 2, "of the second").await.expect("room");
+    site.bus.store_snapshot("cluster", 1, None, "of the first").await.expect("room");
+    site.bus.store_snapshot("cluster", 2, Some(&"second".into()), "of the second").await.expect("room");
     let snapshots = async || -> Vec<u64> {
         site.bus.snapshots("cluster").await.expect("snapshots").iter().map(|snapshot| snapshot.sequence).collect()
     };
+    let another = site.bus.store_snapshot("cluster", 2, Some(&"another".into()), "of a change that is not there").await;
+    assert!(matches!(another, Err(causeway_bus::PublishError::Fenced { .. })), "{another:?}");
     assert_eq!(snapshots().await, [2, 1]);
     site.bus.delete_message("faces_cluster_log", 2).await.expect("it is removed");
     assert_eq!(snapshots().await, [1]);
     // As `up --again` does: all before is forgotten, and the changelog begins behind it.
-    site.bus.store_snapshot("cluster", 2, "").await.expect("room");
+    site.bus.store_snapshot("cluster", 2, None, "").await.expect("room");
     assert_eq!(snapshots().await, [1], "what was before is still there");
     site.bus.purge("faces_cluster_log").await.expect("it is emptied");
     assert_eq!(snapshots().await, [2]);
@@ -193,4 +196,25 @@ async fn a_snapshot_of_what_was_lost_is_none() {
     assert_eq!(snapshots().await, [2]);
     let base = site.bus.snapshots("cluster").await.expect("snapshots").remove(0);
     assert_eq!(site.bus.snapshot_bytes("cluster", &base).await.expect("it reads"), Some(Vec::new()));
+}
+
+/// The broker came back with less than it had while the stage was at work.
+#[tokio::test]
+async fn a_writer_at_work_notices_that_the_changelog_was_set_back() {
+    let tools = Tools::find();
+    let input = tempfile::tempdir().expect("a folder");
+    let site = Site::start(&tools, &faces(input.path(), |_| "")).await;
+    let mut stage = site.stage("cluster", &[]);
+    publish(&site, 0..20, 0).await;
+    assert_as_golden(&site, 20).await;
+    site.bus.delete_stream("faces_cluster_log").await.expect("it is removed");
+    let file = site.pipeline.file.display().to_string();
+    causeway(&tools, &["apply", &file, "--nats", &site.server.address()]).await.ok();
+    // New or known: it does not go on from a state that the changelog does not have.
+    publish(&site, 19..21, 1).await;
+    let code = within(Duration::from_secs(30), "its end", async || stage.ended().await).await;
+    assert_eq!(code, i32::from(causeway_stage::EXIT_UNFIT));
+    let said = site.finish_stage("cluster", &[]).await.stderr;
+    assert!(said.contains("its outcomes tell of 20 that it knows nothing of"), "{said}");
+    assert_eq!(state(&site, "faces_cluster").await.messages, 20, "nothing else was told");
 }

@@ -47,7 +47,7 @@ struct Answered {
 }
 
 impl<F: Fold> Writer<F> {
-    /// The state that the changelog says, if it is whole, or `causeway reconcile` has seen to what it lost.
+    /// The state that the changelog says, if it is whole, or what it lost was seen to.
     pub(super) async fn restore(&mut self) -> anyhow::Result<()> {
         // Before the changelog: a change is there before its outcome.
         let newest = self.answered(ANSWERS).await?;
@@ -63,7 +63,7 @@ impl<F: Fold> Writer<F> {
         let all = self.answered(u64::MAX).await?;
         self.catch_up().await?;
         let lost = self.unknown(all);
-        let now = before.with(lost.iter().map(|answer| answer.root));
+        let now = before.with(lost.iter().map(|answer| (answer.root, answer.sequence)));
         if now != before {
             now.store(bus, &spec.name).await?;
         }
@@ -71,7 +71,7 @@ impl<F: Fold> Writer<F> {
             return Ok(());
         }
         let count = lost.len();
-        if let Some(first) = lost.iter().find(|answer| !now.settled.contains(&answer.root)) {
+        if let Some(first) = lost.iter().find(|answer| !now.is_settled(answer.sequence)) {
             let what = format!(
                 "its outcomes tell of {count} that it knows nothing of, {} the first; the changelog ends at {}",
                 first.input, self.last
@@ -100,10 +100,9 @@ impl<F: Fold> Writer<F> {
     fn unknown(&self, mut answered: Vec<Answered>) -> Vec<Answered> {
         let is_known = |answer: &Answered| self.known.get(answer.input).is_some();
         if self.known.forgot() {
-            let newest = answered.last().map_or(0, |answer| answer.sequence.saturating_sub(ANSWERS));
-            let oldest = answered.iter().find(|answer| is_known(answer)).map_or(0, |answer| answer.sequence);
             // Outcomes come in nearly the order of their changes.
-            let begin = newest.min(oldest + ANSWERS);
+            let known = answered.iter().rev().filter(|answer| is_known(answer)).take(ANSWERS as usize);
+            let begin = known.last().map_or(0, |answer| answer.sequence);
             answered.retain(|answer| answer.sequence > begin);
         }
         answered.retain(|answer| !is_known(answer));
@@ -151,8 +150,10 @@ impl<F: Fold> Writer<F> {
     /// The state of the newest snapshot that reads, the empty one where there is none; asked for until the broker answers.
     async fn begin_with_snapshot(&mut self) -> anyhow::Result<()> {
         let env = Arc::clone(&self.env);
+        self.quarantine.end();
         self.state = State::start(&env).await?;
-        (self.last, self.known) = (0, Known::default());
+        (self.last, self.last_change, self.known) = (0, None, Known::default());
+        (self.snapshots.tail, self.snapshots.size) = (0, 0);
         let snapshots = loop {
             match env.bus.snapshots(&env.spec.name).await {
                 Ok(snapshots) => break snapshots,
@@ -191,14 +192,50 @@ impl<F: Fold> Writer<F> {
             self.state.run(move |fold| fold.restore(&state)).await??;
             self.known = Known::from_bytes(&known)?;
         }
+        let changelog = names::changelog(&self.env.pipeline.name, &spec.name);
+        self.last_change = bus.message_at(&changelog, snapshot.sequence).await.ok().flatten().map(|record| record.body);
         self.last = snapshot.sequence;
         self.snapshots.size = snapshot.bytes;
         tracing::info!(change = snapshot.sequence, bytes = snapshot.bytes, "state restored from a snapshot");
         Ok(())
     }
 
+    /// Whether there are no outcomes of the fold, where its output is one.
+    async fn is_unanswered(&self) -> anyhow::Result<bool> {
+        Ok(self.env.pipeline.is_final(&self.env.spec.name) && self.answered(1).await?.is_empty())
+    }
+
+    /// The same for one who has been at work: where the changelog has not what it had, since its broker came back with less, all is
+    /// restored and held against the outcomes.
+    pub(super) async fn look_again(&mut self) -> anyhow::Result<()> {
+        let stream = names::changelog(&self.env.pipeline.name, &self.env.spec.name);
+        if let Some(change) = self.last_change.clone() {
+            let stored = loop {
+                match self.env.bus.message_at(&stream, self.last).await {
+                    Ok(stored) => break stored,
+                    Err(error) => tracing::warn!(%error, "changelog not read; trying again"),
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            };
+            // One that is not there may be purged, after a long sleep: what comes next tells.
+            let is_less = async || -> anyhow::Result<bool> {
+                let state = self.env.bus.stream_state(&stream).await?;
+                Ok(state.is_none_or(|state| state.last_sequence < self.last))
+            };
+            let is_another = match stored {
+                Some(stored) => stored.body != change,
+                None => is_less().await.unwrap_or(false),
+            };
+            if is_another {
+                tracing::warn!(last = self.last, "the changelog has not what it had; the state is restored from it");
+                return self.restore().await;
+            }
+        }
+        self.catch_up().await
+    }
+
     /// Applies what the changelog has beyond what the state knows, however long the broker is away.
-    pub(super) async fn catch_up(&mut self) -> anyhow::Result<()> {
+    async fn catch_up(&mut self) -> anyhow::Result<()> {
         while let Err(error) = self.read_changelog().await {
             match error.downcast_ref::<BusError>() {
                 Some(_) => tracing::warn!(error = format!("{error:#}"), "changelog not read; trying again"),
@@ -216,10 +253,16 @@ impl<F: Fold> Writer<F> {
         let mut count = 0_u64;
         if before.first_sequence > self.last + 1 {
             // A standby, or one that slept: what it knows is older than what is kept, and a snapshot has the rest.
-            self.quarantine.end();
             self.begin_with_snapshot().await?;
         }
         let mut next = self.last + 1;
+        if before.first_sequence > next && before.messages == 0 && self.is_unanswered().await? {
+            // `up --again` emptied it, and what it wrote down of that was lost with the power.
+            tracing::warn!(stream, "the changelog is empty, and there are no outcomes: the state begins anew");
+            self.env.bus.store_snapshot(&self.env.spec.name, before.last_sequence, None, Bytes::new()).await?;
+            self.last = before.last_sequence;
+            next = self.last + 1;
+        }
         if before.first_sequence > next {
             let snapshots = names::snapshots(&self.env.pipeline.name, &self.env.spec.name);
             let what = format!(
@@ -233,6 +276,11 @@ impl<F: Fold> Writer<F> {
         while let Some(record) = records.next().await {
             let record = record?;
             if record.sequence > next {
+                // Purged since the state was asked for, or lost.
+                let now = self.env.bus.stream_state(&stream).await?.unwrap_or_default();
+                if now.first_sequence > next {
+                    return Box::pin(self.read_changelog()).await;
+                }
                 return Err(
                     self.damaged(format!("changes {next} to {} of {stream} are missing", record.sequence - 1), "")
                 );
@@ -240,7 +288,7 @@ impl<F: Fold> Writer<F> {
             next = record.sequence + 1;
             if record.headers.kind() != Some(CHANGE) {
                 tracing::warn!(stream, sequence = record.sequence, "not a change of ours; passed over");
-                self.last = record.sequence;
+                (self.last, self.last_change) = (record.sequence, Some(record.body));
                 continue;
             }
             let change = change_of::<F>(&record.body).map_err(|why| {
@@ -249,7 +297,7 @@ impl<F: Fold> Writer<F> {
             self.known.insert(F::input_of(&change), record.sequence);
             self.state.run(move |fold| fold.apply(&change)).await?;
             self.quarantine.change(record.sequence, &record.body).await;
-            self.last = record.sequence;
+            (self.last, self.last_change) = (record.sequence, Some(record.body));
             self.snapshots.tail += record.size;
             count += 1;
         }

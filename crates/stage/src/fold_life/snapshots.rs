@@ -11,8 +11,7 @@ use super::Writer;
 use crate::Fold;
 use crate::env::Env;
 
-/// A snapshot is made when this part of all changes that are kept came since the last one: with two of them an eighth of a
-/// changelog has to be read at most, or kept beyond what was asked for.
+/// A snapshot is made when this part of all changes that are kept came since the last one, or as many bytes as that has.
 const SHARE: u64 = 16;
 
 /// How far the snapshots are behind.
@@ -41,11 +40,11 @@ impl<F: Fold> Writer<F> {
         let (known, change) = (self.known.to_bytes(), self.last);
         let bytes: Bytes = [&(known.len() as u64).to_le_bytes()[..], &known, &state].concat().into();
         (self.snapshots.tail, self.snapshots.size) = (0, bytes.len() as u64);
-        let env = Arc::clone(&env);
+        let (env, last_change) = (Arc::clone(&env), self.last_change.clone());
         self.snapshots.storing = Some(tokio::spawn(async move {
             let length = bytes.len();
-            match env.bus.store_snapshot(&env.spec.name, change, bytes).await {
-                Ok(()) => tracing::info!(change, bytes = length, "snapshot of the state stored"),
+            match env.bus.store_snapshot(&env.spec.name, change, last_change.as_ref(), bytes).await {
+                Ok(_) => tracing::info!(change, bytes = length, "snapshot of the state stored"),
                 Err(error) => tracing::warn!(%error, "no snapshot of the state stored; the next is tried in its time"),
             }
         }));

@@ -128,7 +128,13 @@ pub(crate) fn fold<F: Fold>(mut inside: Inside<'_>) -> anyhow::Result<()> {
     let Some(mut fold) = inside.built(options.and_then(|options| F::new(options, inside.ctx)))? else { return Ok(()) };
     while let Some(told) = inside.next()? {
         match told {
-            Given::State(state) => fold.restore(&state)?,
+            Given::State(state) => {
+                fold.restore(&state)?;
+                drop(state);
+                // Of what the state takes no message is to blame.
+                limit_memory(inside.spec.quarantine_bytes)?;
+                inside.say(&Said::Ready, &[])?;
+            }
             Given::Change(change) => match inside.tried.take() {
                 Some(tried) if tried == change => {}
                 Some(_) => inside.is_stale = true,
@@ -176,9 +182,10 @@ impl Inside<'_> {
         self.spec.options().map_err(|why| anyhow!(why))
     }
 
-    /// Says whether the stage could be built; from here on memory is limited.
+    /// Says whether the stage could be built; from here on memory is limited, a fold's once it has its state.
     fn built<S>(&mut self, built: anyhow::Result<S>) -> anyhow::Result<Option<S>> {
-        match built.and_then(|stage| limit_memory(self.spec.quarantine_bytes).map(|()| stage)) {
+        let limit = || if self.spec.folds { Ok(()) } else { limit_memory(self.spec.quarantine_bytes) };
+        match built.and_then(|stage| limit().map(|()| stage)) {
             Ok(stage) => {
                 self.say(&Said::Ready, &[])?;
                 Ok(Some(stage))
