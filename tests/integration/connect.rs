@@ -86,7 +86,7 @@ async fn streams_are_compared_and_left_as_they_are() {
     };
     let (code, found) = check(&[]).await;
     assert_eq!(code, Some(0), "{found:#?}");
-    assert_eq!(of(&found, "streams")["said"], "9 streams as wanted", "{found:#?}");
+    assert_eq!(of(&found, "streams")["said"], "10 streams as wanted", "{found:#?}");
     assert!(of(&found, "server")["said"].as_str().is_some_and(|said| said.starts_with("nats-server 2.")));
     assert_eq!(of(&found, "source capture")["state"], "note", "{found:#?}");
 
