@@ -207,12 +207,16 @@ impl Frame {
 }
 
 const LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+const LAST_MESSAGE: &str = "Nats-Expected-Last-Msg-Id";
 const LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 
 fn changed(mut frame: Frame, sabotage: Sabotage) -> Frame {
     match sabotage {
         Sabotage::NotIfAbsent if frame.is_output() => without(&mut frame, LAST_SUBJECT_SEQUENCE),
-        Sabotage::NoFence if frame.is_change() => without(&mut frame, LAST_SEQUENCE),
+        Sabotage::NoFence if frame.is_change() => {
+            without(&mut frame, LAST_SEQUENCE);
+            without(&mut frame, LAST_MESSAGE);
+        }
         Sabotage::DrawnIds if frame.is_output() => draw(&mut frame),
         _ => {}
     }
