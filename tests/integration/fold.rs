@@ -14,6 +14,13 @@ use harness::{Running, Site, Tools, Verdict, copy_photos, drained, eventually, f
 /// No change of ours.
 const STRANGE: &[u8] = b"not a change";
 
+/// Puts into the changelog what is no change of ours.
+async fn publish_strange(site: &Site) {
+    let subject = names::changelog_subject("faces", "cluster");
+    let strange = causeway_bus::Outgoing { subject, headers: Vec::new(), body: STRANGE.into(), if_absent: false };
+    site.bus.publish(&strange).await.expect("anyone may publish");
+}
+
 /// Every face is in the changelog exactly once.
 async fn assert_changes_once(site: &Site, faces: usize) {
     let mut ids = std::collections::BTreeSet::new();
@@ -60,13 +67,7 @@ async fn a_writer_that_slept_through_a_takeover_is_refused() {
     eventually("a change", async || site.bus.stream_state(&log).await.ok()?.filter(|state| state.messages >= 2)).await;
 
     // What a stranger puts into the changelog costs a restore, and nothing else.
-    let strange = causeway_bus::Outgoing {
-        subject: names::changelog_subject("faces", "cluster"),
-        headers: Vec::new(),
-        body: STRANGE.into(),
-        if_absent: false,
-    };
-    site.bus.publish(&strange).await.expect("anyone may publish");
+    publish_strange(&site).await;
 
     // It stops in the middle, with messages in hand and a state that will be old.
     signal(first.pid(), "STOP");

@@ -96,8 +96,8 @@ impl Bus {
         Ok(last + 1)
     }
 
-    /// The snapshots of a fold that are whole by their numbers and of this changelog, that of the latest change first. Where the changelog has
-    /// lost its end, those of what is lost are of another one.
+    /// The snapshots of a fold that are whole by their numbers and of this changelog, that of the latest change first. Where the
+    /// changelog has lost its end, those of what is lost are of another one.
     pub async fn snapshots(&self, stage: &str) -> Result<Vec<Snapshot>, BusError> {
         let stream = names::snapshots(&self.pipeline, stage);
         let mut heads = Vec::new();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::publish_strange;
 use causeway_bus::{Outgoing, StreamState, names};
 use causeway_cluster::Cluster;
 use causeway_schemas::{
@@ -136,9 +137,7 @@ async fn the_state_comes_back_from_a_snapshot_and_the_changes_since() {
     standby.kill().await;
 
     // What a stranger put at the end of the changelog is passed over.
-    let subject = names::changelog_subject("faces", "cluster");
-    let strange = Outgoing { subject, headers: Vec::new(), body: "not a change".into(), if_absent: false };
-    site.bus.publish(&strange).await.expect("anyone may publish");
+    publish_strange(&site).await;
     let stage = site.stage("cluster", &[]);
     publish(&site, 450..500, 0).await;
     assert_as_golden(&site, 500).await;

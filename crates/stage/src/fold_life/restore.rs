@@ -115,13 +115,8 @@ impl<F: Fold> Writer<F> {
         if !pipeline.is_final(&spec.name) {
             return Ok(Vec::new());
         }
-        loop {
-            match self.newest_answers(&names::stream(&pipeline.name, &spec.name), most).await {
-                Ok(answered) => return Ok(answered),
-                Err(error) => tracing::warn!(%error, "outcomes not read; trying again"),
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
+        let stream = names::stream(&pipeline.name, &spec.name);
+        Ok(until_answered("outcomes not read", async || self.newest_answers(&stream, most).await).await)
     }
 
     async fn newest_answers(&self, stream: &str, most: u64) -> Result<Vec<Answered>, BusError> {
@@ -154,13 +149,8 @@ impl<F: Fold> Writer<F> {
         self.state = State::start(&env).await?;
         (self.last, self.last_change, self.known) = (0, None, Known::default());
         (self.snapshots.tail, self.snapshots.size) = (0, 0);
-        let snapshots = loop {
-            match env.bus.snapshots(&env.spec.name).await {
-                Ok(snapshots) => break snapshots,
-                Err(error) => tracing::warn!(%error, "snapshots not looked at; trying again"),
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-        };
+        let ask = async || env.bus.snapshots(&env.spec.name).await;
+        let snapshots = until_answered("snapshots not looked at", ask).await;
         for snapshot in snapshots {
             match self.take(&snapshot).await {
                 Ok(()) => return Ok(()),
@@ -180,13 +170,8 @@ impl<F: Fold> Writer<F> {
 
     async fn take(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
         let Env { bus, spec, .. } = &*Arc::clone(&self.env);
-        let bytes = loop {
-            match bus.snapshot_bytes(&spec.name, snapshot).await {
-                Ok(bytes) => break bytes.context("it is not what was stored")?,
-                Err(error) => tracing::warn!(%error, "a snapshot is not read; trying again"),
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-        };
+        let ask = async || bus.snapshot_bytes(&spec.name, snapshot).await;
+        let bytes = until_answered("a snapshot is not read", ask).await.context("it is not what was stored")?;
         if !bytes.is_empty() {
             let (known, state) = parts_of(&bytes.into())?;
             self.state.run(move |fold| fold.restore(&state)).await??;
@@ -208,30 +193,22 @@ impl<F: Fold> Writer<F> {
     /// The same for one who has been at work: where the changelog has not what it had, since its broker came back with less, all is
     /// restored and held against the outcomes.
     pub(super) async fn look_again(&mut self) -> anyhow::Result<()> {
-        let stream = names::changelog(&self.env.pipeline.name, &self.env.spec.name);
-        if let Some(change) = self.last_change.clone() {
-            let stored = loop {
-                match self.env.bus.message_at(&stream, self.last).await {
-                    Ok(stored) => break stored,
-                    Err(error) => tracing::warn!(%error, "changelog not read; trying again"),
-                }
-                tokio::time::sleep(RETRY_PAUSE).await;
-            };
-            // One that is not there may be purged, after a long sleep: what comes next tells.
-            let is_less = async || -> anyhow::Result<bool> {
-                let state = self.env.bus.stream_state(&stream).await?;
-                Ok(state.is_none_or(|state| state.last_sequence < self.last))
-            };
-            let is_another = match stored {
-                Some(stored) => stored.body != change,
-                None => is_less().await.unwrap_or(false),
-            };
-            if is_another {
-                tracing::warn!(last = self.last, "the changelog has not what it had; the state is restored from it");
-                return self.restore().await;
-            }
+        if until_answered("changelog not read", async || self.was_set_back().await).await {
+            tracing::warn!(last = self.last, "the changelog has not what it had; the state is restored from it");
+            return self.restore().await;
         }
         self.catch_up().await
+    }
+
+    async fn was_set_back(&self) -> Result<bool, BusError> {
+        let Some(change) = &self.last_change else { return Ok(false) };
+        let Env { bus, pipeline, spec, .. } = &*self.env;
+        let stream = names::changelog(&pipeline.name, &spec.name);
+        Ok(match bus.message_at(&stream, self.last).await? {
+            Some(stored) => stored.body != *change,
+            // One that is not there may be purged, after a long sleep: what comes next tells.
+            None => bus.stream_state(&stream).await?.is_none_or(|state| state.last_sequence < self.last),
+        })
     }
 
     /// Applies what the changelog has beyond what the state knows, however long the broker is away.
@@ -314,4 +291,15 @@ impl<F: Fold> Writer<F> {
 /// A change as the changelog has it.
 pub(super) fn change_of<F: Fold>(body: &Bytes) -> Result<F::Change, String> {
     decode_body(body, Codec::Bincode)
+}
+
+/// Asks until the broker answers.
+async fn until_answered<T>(else_said: &str, ask: impl AsyncFn() -> Result<T, BusError>) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => tracing::warn!(%error, "{else_said}; trying again"),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
 }
