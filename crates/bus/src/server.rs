@@ -10,6 +10,11 @@ use tokio::process::{Child, Command};
 pub const MAX_PAYLOAD: usize = 8 << 20;
 /// How long a server may take until it listens; a store of many gigabytes is read first.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// What its Go runtime tries to stay below (`GOMEMLIMIT`), unless the environment names another. Without one it takes half a gigabyte for
+/// streams of some ten megabytes, since it collects only when its heap has doubled; it needs 60 to 150 MB.
+pub const MEMORY: &str = "256MiB";
+/// The environment variable that names the above.
+pub const MEMORY_LIMIT: &str = "GOMEMLIMIT";
 /// How often we look whether it listens.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -105,6 +110,9 @@ impl Server {
         let read = std::fs::metadata(&log).map_or(0, |log| log.len());
         let mut command = Command::new(&program);
         command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if std::env::var_os(MEMORY_LIMIT).is_none() {
+            command.env(MEMORY_LIMIT, MEMORY);
+        }
         // Ctrl-C goes to the whole group of a terminal; the server is stopped by us, after the stages.
         command.kill_on_drop(true).process_group(0);
         die_with_parent(command.as_std_mut());

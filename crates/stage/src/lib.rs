@@ -40,7 +40,7 @@ pub use context::{Context, Live};
 pub use contract::{Answer, Captured, Failure, Fold, Source, Stage, Table, Unreadable};
 pub use env::{EXIT_HUNG, EXIT_PIPELINE, EXIT_UNFIT};
 pub use fold_life::fold_main;
-pub use memory::keep_memory;
+pub use memory::{give_back_memory, keep_memory};
 pub use metrics::Heartbeat;
 pub use once::{OnceAnswer, OnceInput, OnceMessage};
 pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger, read_ledger_since};

@@ -26,3 +26,15 @@ pub fn keep_memory() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_FREE);
     }
 }
+
+/// Gives back what the process has free in all its heaps. What loading a model took and freed would stay with the process for good
+/// otherwise: the file, and the weights as they were before the engine laid them out for its kernels, more than the session itself.
+/// (<https://man7.org/linux/man-pages/man3/malloc_trim.3.html>)
+#[cfg_attr(all(target_os = "linux", target_env = "gnu"), expect(unsafe_code, reason = "malloc_trim"))]
+pub fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes a number, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -17,6 +17,7 @@ use crate::env::{self, Apart, EXIT_HUNG, Env, RETRY_PAUSE, Unfit};
 use crate::guard::guard;
 use crate::held::{Held, Holding};
 use crate::inputs::Inputs;
+use crate::memory::give_back_memory;
 use crate::metrics::Count;
 use crate::once;
 use crate::outcomes;
@@ -207,7 +208,9 @@ async fn start_workers<S: Stage>(
 
 fn build<S: Stage>(env: &Env) -> anyhow::Result<S> {
     let options = env.spec.options::<S::Options>().map_err(|why| anyhow!(why))?;
-    S::new(options, &env.ctx).context(Unfit)
+    let built = S::new(options, &env.ctx).context(Unfit);
+    give_back_memory();
+    built
 }
 
 /// One instance of a stage on its thread.

@@ -225,6 +225,8 @@ fn drive<S>(
     let began = Mutex::new(Instant::now());
     let one = || -> anyhow::Result<()> {
         let built = build().and_then(|mut state| {
+            // As the stages do.
+            causeway_stage::give_back_memory();
             (0..WARM_UP.min(count)).try_for_each(|photo| work(&mut state, photo))?;
             Ok(state)
         });

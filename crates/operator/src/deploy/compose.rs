@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use causeway_bus::server::{MEMORY, MEMORY_LIMIT};
 use causeway_pipelines::{Input as Named, Pipeline, StageSpec};
 
 use crate::input::has_password;
@@ -174,6 +175,7 @@ impl Compose<'_> {
         }
         line(yaml, 2, "command: [\"--config\", \"/etc/nats/nats-server.conf\"]");
         line(yaml, 2, "restart: unless-stopped");
+        line(yaml, 2, format_args!("environment: {{ {MEMORY_LIMIT}: {MEMORY} }}"));
         line(yaml, 2, "volumes:");
         mount(yaml, "./nats-server.conf", "/etc/nats/nats-server.conf");
         line(yaml, 3, "- \"store:/data\"");

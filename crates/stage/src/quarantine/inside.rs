@@ -15,6 +15,7 @@ use causeway_schemas::{Capture, Codec, DecodeError, Id, Message, decode, decode_
 use super::wire::{Answered, Ending, Said, Told, get_frame, put_frame, read, written};
 use crate::env::{EXIT_PIPELINE, RETRY_PAUSE, spec_of};
 use crate::fold_life::change_of;
+use crate::memory::give_back_memory;
 use crate::protocol::{TOO_MUCH, too_much};
 use crate::runs::noted;
 use crate::stage_life::{comes_again, panic_text};
@@ -184,6 +185,7 @@ impl Inside<'_> {
 
     /// Says whether the stage could be built; from here on memory is limited, a fold's once it has its state.
     fn built<S>(&mut self, built: anyhow::Result<S>) -> anyhow::Result<Option<S>> {
+        give_back_memory();
         let limit = || if self.spec.folds { Ok(()) } else { limit_memory(self.spec.quarantine_bytes) };
         match built.and_then(|stage| limit().map(|()| stage)) {
             Ok(stage) => {
