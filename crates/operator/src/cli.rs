@@ -41,7 +41,7 @@ enum Command {
     Up(up_command::UpArgs),
     /// Make the streams, durables and tables of a pipeline on a server, or compare them
     Apply(apply::ApplyArgs),
-    /// Keep a site tidy: purge captured items that have all their outcomes
+    /// Keep a site tidy and mend it: purge what is safe to purge, set aside what the broker gave up on, mend streams, durables and folds
     Agent(apply::AgentArgs),
     /// Teach the gallery who somebody is, from photos
     Enrol(people::EnrolArgs),

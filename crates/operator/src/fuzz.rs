@@ -54,6 +54,7 @@ pub fn status(heartbeats: &[&[u8]], drift: &[u8]) -> String {
         nats: None,
         stages: vec![StageStatus { name: "classify".into(), replicas, takes: Vec::new() }],
         streams: Vec::new(),
+        folds: Vec::new(),
         people: 0,
         vectors: 0,
         dead_letters: 0,

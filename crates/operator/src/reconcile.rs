@@ -121,8 +121,7 @@ async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Re
     let mut generation = None;
     let is_to_run = |id: &Id| look.is_open(*id) || unfolded.contains(id);
     let mut to_run: Vec<_> = look.captured.iter().filter(|(id, _)| is_to_run(id)).collect();
-    // As they came, so that a fold meets the founder of a cluster before its members.
-    to_run.sort_by_key(|(_, captured)| (&captured.stream, captured.sequence));
+    to_run.sort_by_key(|(_, captured)| captured.place());
     for (&id, captured) in to_run {
         if captured.stored_at < look.horizon && !unfolded.contains(&id) {
             found.not_judged += 1;
@@ -170,8 +169,7 @@ pub(crate) async fn run_lost_again(bus: &Bus, pipeline: &Pipeline, fold: &str) -
     let look = Look::at(bus, pipeline).await?;
     let kept: Option<Vec<_>> = unfolded.open.iter().map(|id| Some((*id, look.captured.get(id)?))).collect();
     let Some(mut kept) = kept else { return Ok(None) };
-    // As they came, so that a fold meets the founder of a cluster before its members.
-    kept.sort_by_key(|(_, captured)| (&captured.stream, captured.sequence));
+    kept.sort_by_key(|(_, captured)| captured.place());
     let mut generation = None;
     for dry_run in [true, false] {
         for (id, captured) in &kept {

@@ -25,6 +25,11 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
+    /// Sorts as they came, so that a fold meets the founder of a cluster before its members.
+    pub(super) fn place(&self) -> (&str, u64) {
+        (&self.stream, self.sequence)
+    }
+
     /// As a header says it.
     pub(super) fn origin(&self) -> String {
         format!("{}/{}/{}", self.site, self.stream, self.sequence)

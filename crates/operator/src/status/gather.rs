@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use causeway_bus::{Bus, DurableState, StreamState, names};
+use causeway_bus::{Bus, DurableState, Snapshot, StreamState, names};
 use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_stage::{Heartbeat, now_ns};
 use serde_json::{Value, json};
@@ -29,6 +29,7 @@ pub(crate) struct Gathered {
     pub(crate) nats: Option<String>,
     pub(crate) stages: Vec<StageStatus>,
     pub(crate) streams: Vec<StreamStatus>,
+    pub(crate) folds: Vec<FoldStatus>,
     pub(crate) people: usize,
     pub(crate) vectors: usize,
     pub(crate) dead_letters: u64,
@@ -63,6 +64,16 @@ pub(crate) struct StreamStatus {
     pub(crate) state: Option<StreamState>,
 }
 
+/// What a stage that folds has of its state; what of it a restart reads.
+#[derive(Debug)]
+pub(crate) struct FoldStatus {
+    pub(crate) stage: String,
+    /// Changes that the newest snapshot does not know.
+    pub(crate) behind: u64,
+    /// The length of that snapshot, and how long ago it was stored.
+    pub(crate) snapshot: Option<(u64, Duration)>,
+}
+
 impl Replica {
     /// Whether it has not said how it is, though nothing says that it ended.
     pub(crate) fn is_stale(&self) -> bool {
@@ -71,6 +82,19 @@ impl Replica {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.beat.state == "ended" || self.beat.state.starts_with("failed")
+    }
+}
+
+impl FoldStatus {
+    fn of(stage: &str, changelog: StreamState, newest: Option<&Snapshot>) -> Self {
+        let known = newest.map_or(0, |snapshot| snapshot.sequence).max(changelog.first_sequence.saturating_sub(1));
+        let ago = |snapshot: &Snapshot| Duration::from_nanos(now_ns().saturating_sub(snapshot.stored_at));
+        Self {
+            stage: stage.into(),
+            behind: changelog.last_sequence.saturating_sub(known),
+            // One of no bytes says that everything was forgotten.
+            snapshot: newest.filter(|snapshot| snapshot.bytes > 0).map(|snapshot| (snapshot.bytes, ago(snapshot))),
+        }
     }
 }
 
@@ -118,6 +142,23 @@ impl Gathered {
             stages.push(stage(bus, pipeline, spec, &mut replicas).await?);
             streams.push(stream_of(bus, pipeline, spec).await?);
         }
+        let mut folds = Vec::new();
+        for spec in pipeline.stages.iter().filter(|spec| spec.folds) {
+            let streams_of =
+                [names::changelog(&pipeline.name, &spec.name), names::snapshots(&pipeline.name, &spec.name)];
+            let [changelog, snapshots] = streams_of.each_ref().map(|stream| bus.stream_state(stream));
+            let (changelog, snapshots) = (changelog.await?, snapshots.await?);
+            if let (Some(changelog), Some(_)) = (changelog, snapshots) {
+                folds.push(FoldStatus::of(&spec.name, changelog, bus.snapshots(&spec.name).await?.first()));
+            }
+            let most = [Some(pipeline.keep_changes), None];
+            for ((name, state), most) in streams_of.into_iter().zip([changelog, snapshots]).zip(most) {
+                let name = name.trim_start_matches(&format!("{}_", pipeline.name)).to_owned();
+                // Of these the agent keeps the bound, not the server.
+                let state = state.map(|state| StreamState { max_bytes: most, ..state });
+                streams.push(StreamStatus { name, is_link: false, kept: None, state });
+            }
+        }
         for link in [names::EMPTY, names::DEAD] {
             streams.push(stream(bus, pipeline, link, false, Some(pipeline.keep_outcomes.age)).await?);
         }
@@ -131,6 +172,7 @@ impl Gathered {
             nats: nats.map(Into::into),
             stages,
             streams,
+            folds,
             people: people.len(),
             vectors: people.iter().map(|person| person.vectors.len()).sum(),
             dead_letters,
@@ -146,6 +188,7 @@ impl Gathered {
             "nats": self.nats,
             "stages": self.stages.iter().map(stage_json).collect::<Vec<_>>(),
             "streams": self.streams.iter().map(stream_json).collect::<Vec<_>>(),
+            "folds": self.folds.iter().map(fold_json).collect::<Vec<_>>(),
             "people": self.people,
             "vectors": self.vectors,
             "dead_letters": self.dead_letters,
@@ -246,6 +289,15 @@ fn stage_json(stage: &StageStatus) -> Value {
         "rss": stage.sum(|beat| beat.rss),
         "replicas": replicas.collect::<Vec<_>>(),
         "takes": takes.collect::<Vec<_>>(),
+    })
+}
+
+fn fold_json(fold: &FoldStatus) -> Value {
+    json!({
+        "stage": fold.stage,
+        "changes_behind_snapshot": fold.behind,
+        "snapshot_bytes": fold.snapshot.map(|(bytes, _)| bytes),
+        "snapshot_age_s": fold.snapshot.map(|(_, age)| age.as_secs_f64()),
     })
 }
 

@@ -1,5 +1,5 @@
 use crate::drift::Drift;
-use crate::status::gather::{Gathered, StageStatus, StreamStatus};
+use crate::status::gather::{FoldStatus, Gathered, StageStatus, StreamStatus};
 use crate::terminal::{Paint, age, bytes, count, date_time, one_line, table};
 
 /// What stands where there is nothing to say.
@@ -34,7 +34,8 @@ impl Gathered {
         let dropped: String = self.stages.iter().filter_map(dropped_line).collect();
         let (pipeline, file) = (Paint::Bold.on(&self.pipeline), &self.file);
         let drift: String = self.drift.iter().map(drift_line).collect();
-        format!("{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{drift}\n{people}, {dead}\n")
+        let folds: String = self.folds.iter().map(fold_line).collect();
+        format!("{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{drift}\n{folds}{people}, {dead}\n")
     }
 }
 
@@ -44,6 +45,18 @@ fn dropped_line(stage: &StageStatus) -> Option<String> {
     let line =
         || format!("{} has dropped {}: there was no room for them\n", stage.name, count(dropped as usize, "frame"));
     (dropped > 0).then(|| Paint::Yellow.on(&line()))
+}
+
+/// What a restart reads of its state.
+fn fold_line(fold: &FoldStatus) -> String {
+    let FoldStatus { stage, behind, snapshot } = fold;
+    let behind = count(*behind as usize, "change");
+    match snapshot {
+        Some((length, ago)) => {
+            format!("{stage}: a snapshot of {}, {} old, and {behind} since\n", bytes(*length), age(*ago))
+        }
+        None => format!("{stage}: no snapshot yet, {behind}\n"),
+    }
 }
 
 /// When, what, and whether it is mended.
@@ -118,6 +131,10 @@ mod tests {
             nats: Some("nats://127.0.0.1:4222".into()),
             stages: vec![stage(vec![replica("running", 0), replica("running", 9)])],
             streams: vec![stream("extract", true, Some(state)), stream("dead", false, None)],
+            folds: vec![
+                FoldStatus { stage: "cluster".into(), behind: 1, snapshot: Some((1 << 20, Duration::from_mins(5))) },
+                FoldStatus { stage: "groups".into(), behind: 7, snapshot: None },
+            ],
             people: 1,
             vectors: 2,
             dead_letters: 0,
@@ -140,6 +157,8 @@ extract          4  2.0 kB    268.4 MB  until taken
 dead     not there       -           -  30 d
 2026-01-31 17:05:09 UTC: faces_extract: its greatest age is 1s, wanted is 0ns: mended
 
+cluster: a snapshot of 1.0 MB, 5 min old, and 1 change since
+groups: no snapshot yet, 7 changes
 1 person enrolled (2 vectors), 0 dead letters
 ";
         assert_eq!(gathered.page(), expected);
