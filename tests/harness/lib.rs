@@ -1,5 +1,6 @@
 //! The harness: real servers, real stages, real kills, and an oracle that reads only what any user could read.
 
+mod across;
 mod camera;
 mod cluster;
 mod collector;
@@ -8,6 +9,7 @@ mod disks;
 mod faults;
 mod flood;
 mod hub;
+mod link;
 mod oracle;
 mod power;
 mod prometheus;
@@ -21,6 +23,7 @@ mod tools;
 mod verdict;
 mod work;
 
+pub use across::{Across, RELAY, Relay, relay_durable};
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use cluster::Cluster;
 pub use collector::{Collector, Span};
@@ -29,6 +32,7 @@ pub use disks::{Disk, SlowDisk, Tmpfs};
 pub use faults::{at_work, faces_up, stand_ins_at, without_faults, without_faults_at};
 pub use flood::{Flood, flood};
 pub use hub::{Hub, hub};
+pub use link::{Cut, End, Link, Quality};
 pub use oracle::Oracle;
 pub use power::{Power, PowerRun, power};
 pub use prometheus::{Prometheus, debian_program, free_port, http_get, may_skip};
@@ -40,4 +44,4 @@ pub use stand_in::{StandIns, stand_in_pipeline};
 pub use stored::{Stored, dead_letters, left_running};
 pub use tools::{Tools, shared_faces, workspace};
 pub use verdict::{Verdict, verdict};
-pub use work::{copy_photos, drained, drained_within, faces, stopped};
+pub use work::{copy_photos, drained, drained_within, face, faces, stopped};

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::Tools;
-use crate::running::{Finished, PATIENCE, causeway, output};
+use crate::running::{Finished, PATIENCE, causeway, kill, output};
 
 /// A server of its own with a pipeline applied to it; stages are started one by one.
 pub struct Site {
@@ -20,7 +20,7 @@ pub struct Site {
     /// The pipeline.
     pub pipeline: Pipeline,
     file: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// A stage's process. Dropped, it is killed.
@@ -43,7 +43,25 @@ impl Site {
         let path = file.to_str().expect("a path").to_owned();
         causeway(tools, &["apply", &path, "--nats", &address]).await.ok();
         let bus = Bus::connect(&address, &Credentials::default(), &pipeline.name, "test").await.expect("a bus");
-        Self { tools: tools.clone(), server, bus, pipeline, file, _dir: dir }
+        Self { tools: tools.clone(), server, bus, pipeline, file, dir }
+    }
+
+    /// Kills its server and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn kill_server(&mut self) {
+        kill(self.server.pid().expect("it runs"));
+        self.server.ended().await;
+    }
+
+    /// Starts its server again: the same port, the same store.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_server(&mut self) {
+        let start = Start { port: Some(self.server.port()), ..Start::default() };
+        self.server = Server::start("edge", self.dir.path(), start).await.expect("it starts again");
     }
 
     /// Starts a replica of a stage.

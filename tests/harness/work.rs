@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, names};
 use causeway_pipelines::Pipeline;
+use causeway_schemas::{Capture, Dtype, Feature, ModelRef, Region};
 
 use crate::running::PATIENCE;
 use crate::{Tools, within};
@@ -20,6 +21,19 @@ pub fn faces(input: &Path, more: impl Fn(&str) -> &'static str) -> String {
         stage("cluster", "from = \"extract\"".into()),
     ]
     .join("\n")
+}
+
+/// The feature of a face, as `extract` gives it: `vector` in SFace's space, of the first region of `item`.
+pub fn face(source: &str, item: &str, vector: &[f32]) -> Feature {
+    Feature {
+        capture: Capture { source: source.into(), item: item.into(), epoch: 0, sequence: 0, captured_at: 1 },
+        region: Region { x: 0.0, y: 0.0, w: 9.0, h: 9.0, score: 1.0, sharpness: 1.0, landmarks: vec![], frame: [9, 9] },
+        dtype: Dtype::F32,
+        shape: vec![u32::try_from(vector.len()).unwrap_or(u32::MAX)],
+        data: Feature::encode_f32(vector),
+        space: "sface-2021dec-128".into(),
+        model: ModelRef { name: "sface".into(), version: "2021dec".into(), sha256: "0".repeat(64) },
+    }
 }
 
 /// Puts `copies` of each of the demo's photos into a folder, each a photo of its own by its name. Gives how many.

@@ -25,6 +25,7 @@ mod pipeline_tests;
 mod poison;
 mod power;
 mod refusals;
+mod relay;
 mod repair;
 mod resume;
 mod traces;

@@ -11,11 +11,9 @@ use std::collections::BTreeMap;
 
 use causeway_bus::{Bus, Outgoing, names};
 use causeway_pipelines::Pipeline;
-use causeway_schemas::{
-    Capture, Codec, DeadLetter, Dtype, Feature, Id, Message as _, Meta, ModelRef, Region, encode, header,
-};
+use causeway_schemas::{Codec, DeadLetter, Feature, Id, Message as _, Meta, encode, header};
 use futures::StreamExt as _;
-use harness::{Finished, Site, Tools, causeway};
+use harness::{Finished, Site, Tools, causeway, face};
 
 /// Runs `causeway COMMAND…` on the pipeline and the server of a site.
 async fn command(tools: &Tools, site: &Site, arguments: &[&str]) -> Finished {
@@ -25,15 +23,7 @@ async fn command(tools: &Tools, site: &Site, arguments: &[&str]) -> Finished {
 
 /// A feature that every stage takes, captured as `item`.
 fn feature(item: &str) -> (Meta, Vec<u8>) {
-    let feature = Feature {
-        capture: Capture { source: "capture".into(), item: item.into(), epoch: 0, sequence: 0, captured_at: 1 },
-        region: Region { x: 0.0, y: 0.0, w: 9.0, h: 9.0, score: 1.0, sharpness: 1.0, landmarks: vec![], frame: [9, 9] },
-        dtype: Dtype::F32,
-        shape: vec![128],
-        data: Feature::encode_f32(&[0.5; 128]),
-        space: "sface-2021dec-128".into(),
-        model: ModelRef { name: "sface".into(), version: "2021dec".into(), sha256: "0".repeat(64) },
-    };
+    let feature = face("capture", item, &[0.5; 128]);
     let meta = Meta::captured(Id::captured("capture", item), "extract", Feature::kind(), 0);
     (meta, encode(&feature, Codec::Bincode))
 }

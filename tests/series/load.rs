@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use causeway_stand_in::script::{BYTES, CAMERA, ITEMS, SLOW};
 use harness::{Running, Tools, stand_in_pipeline};
+use serde_json::{Value, json};
 
 use crate::usage::{slope, sum, usage};
 
@@ -111,6 +112,26 @@ pub(crate) async fn load(tools: &Tools, name: &'static str, slow: u64, runs: Dur
 }
 
 impl Load {
+    pub(crate) fn to_json(&self) -> Value {
+        let process = |(name, (begin, end, slope)): (&String, &(f64, f64, f64))| {
+            let (files, files_at_end) = self.files[name];
+            let told = json!({
+                "rss_mb": begin, "rss_at_end_mb": end, "rss_mb_per_h": slope, "files": files, "files_at_end": files_at_end,
+            });
+            (name.clone(), told)
+        };
+        json!({
+            "name": self.name,
+            "captured": self.all,
+            "captured_per_s": self.captured,
+            "handled_per_s": self.handled,
+            "redelivered": self.redelivered,
+            "fullest_link_bytes": self.link,
+            "link_limit_bytes": LINK,
+            "processes": self.memory.iter().map(process).collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
     pub(crate) fn print(&self) {
         let Self { name, captured, handled, all, redelivered, link, memory, files } = self;
         println!(

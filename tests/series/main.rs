@@ -1,5 +1,6 @@
 //! The long series of `./dev chaos`: hundreds of kills of real processes, and the table that docs/guarantees.md has.
 
+mod link;
 mod load;
 mod soak;
 mod usage;
@@ -9,15 +10,18 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use causeway_bus::First;
 use causeway_pipelines::Pipeline;
 use clap::Parser;
 use futures::StreamExt as _;
 use harness::{
-    Became, Corruption, Flood, Hub, Judged, Oracle, Power, PowerRun, Running, StageProcess, StandIns, Tools, at_work,
-    copy_photos, drained_within, faces_up, flood, hub, may_skip, mutations_caught, power, stand_ins_at, without_faults,
+    Became, Corruption, Cut, Flood, Hub, Judged, Oracle, Power, PowerRun, Running, StageProcess, StandIns, Tools,
+    at_work, copy_photos, drained_within, faces_up, flood, hub, may_skip, mutations_caught, power, stand_ins_at,
+    without_faults,
 };
 use serde_json::{Value, json};
 
+use crate::link::{Lossy, Outage, lossy, outage};
 use crate::load::{Load, load};
 use crate::soak::{Soak, soak};
 
@@ -70,6 +74,8 @@ enum Part {
     Corruption,
     /// Ten minutes of full load, and ten with a slow last stage: what comes twice, and what grows
     Load,
+    /// A relay over a link that loses packets and is cut: how much comes through, and how soon it goes on; only where it is asked for
+    Link,
     /// Two hours of the real models at 80 % load, a fault every 30 s: what is wrong, and what grows; only where it is asked for
     Soak,
 }
@@ -171,6 +177,8 @@ struct Found {
     power: Vec<(PowerRun, Power)>,
     corruption: Option<Vec<Judged>>,
     loads: Vec<Load>,
+    lossy: Option<Lossy>,
+    outages: Vec<Outage>,
     soak: Option<Soak>,
 }
 
@@ -246,6 +254,17 @@ async fn main() -> ExitCode {
             found.loads.push(load(tools, name, slow, runs).await);
         }
     }
+    if args.part.contains(&Part::Link) {
+        eprintln!("a link …");
+        found.lossy = lossy(&Tools::find(), args.share).await;
+        if found.lossy.is_none() {
+            may_skip("a link needs network namespaces and ping: run as root, with iproute2, iptables and iputils-ping");
+        }
+        let lasts = Duration::from_mins(10).mul_f64(args.share);
+        for (how, first) in [(Cut::Drop, First::Oldest), (Cut::Reset, First::Oldest), (Cut::Drop, First::Newest)] {
+            found.outages.extend(outage(&Tools::find(), how, first, lasts).await);
+        }
+    }
     if args.part.contains(&Part::Soak) {
         eprintln!("soak …");
         found.soak = Some(soak(&Tools::find(), Duration::from_hours(2).mul_f64(args.share), args.seed).await);
@@ -294,6 +313,7 @@ impl Found {
             && is_kept
             && self.corruption.iter().flatten().all(Judged::is_well)
             && self.loads.iter().all(|load| load.redelivered == 0)
+            && self.outages.iter().all(Outage::is_well)
             && self.soak.as_ref().is_none_or(Soak::is_well)
             && self.faults.is_empty()
             && self.caught.is_none_or(|caught| caught == 5)
@@ -307,7 +327,12 @@ impl Found {
             "worst_recovery_warm_s": self.worst("worst_recovery_warm_s"),
             "worst_recovery_restart_s": self.worst("worst_recovery_restart_s"),
             "oracle_mutations_caught": self.caught,
+            "power": self.power.iter().map(|(run, power)| power_to_json(*run, power)).collect::<Vec<_>>(),
             "corruption": self.corruption.as_ref().map(|judged| judged.iter().map(Judged::to_json).collect::<Vec<_>>()),
+            "load": self.loads.iter().map(Load::to_json).collect::<Vec<_>>(),
+            "lossy_link": self.lossy.as_ref().map(Lossy::to_json),
+            "outages": self.outages.iter().map(Outage::to_json).collect::<Vec<_>>(),
+            "soak": self.soak.as_ref().map(Soak::to_json),
         })
     }
 
@@ -357,11 +382,29 @@ impl Found {
             print_corruption(judged);
         }
         self.loads.iter().for_each(Load::print);
+        self.lossy.iter().for_each(Lossy::print);
+        if !self.outages.is_empty() {
+            link::print_head();
+            self.outages.iter().for_each(Outage::print);
+        }
         self.soak.iter().for_each(Soak::print);
         if let Some(caught) = self.caught {
             println!("\nsabotages of the contract that the oracle found: {caught} of 5");
         }
     }
+}
+
+fn power_to_json(run: PowerRun, power: &Power) -> Value {
+    json!({
+        "source": source(run),
+        "cuts": power.cuts,
+        "captured": power.captured,
+        "lost": power.lost,
+        "oldest_lost_s": power.oldest_s,
+        "missing": power.missing,
+        "doubled": power.doubled,
+        "stopped": power.stopped.len(),
+    })
 }
 
 /// What became of damaged files, by what they hold.

@@ -9,7 +9,7 @@ use causeway_pipelines::Pipeline;
 use causeway_schemas::{Codec, Decision, decode_body};
 use futures::StreamExt as _;
 use harness::{Running, Tools, copy_photos, faces, verdict, without_faults_at};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::usage::{slope, sum, usage};
 
@@ -190,13 +190,44 @@ impl Soak {
             && self.given_up == 0.0
     }
 
+    /// How many faults there were.
+    fn faults(&self) -> u64 {
+        let of_each = self.told["faults"].as_object().into_iter().flatten();
+        of_each.filter_map(|(_, of)| of["times"].as_u64()).sum()
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let process = |(name, process): (&String, &Process)| {
+            let Process { samples, memory: (begin, end), slope, files: (fewest, most) } = process;
+            let told = json!({
+                "samples": samples, "rss_mb": begin, "rss_at_end_mb": end, "rss_mb_per_h": slope, "files_fewest": fewest, "files_most": most,
+            });
+            (name.clone(), told)
+        };
+        json!({
+            "minutes": self.took.as_secs_f64() / 60.0,
+            "capacity_per_s": self.rate.0,
+            "rate_per_s": self.rate.1,
+            "captured": self.captured,
+            "faults": self.faults(),
+            "missing": self.told["missing"],
+            "doubled": self.told["doubled"],
+            "worst_recovery_restart_s": self.told["worst_recovery_restart_s"],
+            "kept_decisions": self.values.0,
+            "not_golden": self.values.1,
+            "outcomes_there_twice": self.twice,
+            "copies_removed_too_early": self.given_up,
+            "processes": self.processes.iter().map(process).collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
     pub(crate) fn print(&self) {
         let Self { rate: (most, rate), took, captured, told, given_up, values, twice, processes } = self;
         println!(
             "\nsoak of {:.0} min at {rate:.1} of {most:.1} pictures a second: {captured} captured, {} faults, {} missing, {} doubled; worst \
              recovery {} s",
             took.as_secs_f64() / 60.0,
-            told["faults"].as_object().into_iter().flatten().filter_map(|(_, of)| of["times"].as_u64()).sum::<u64>(),
+            self.faults(),
             told["missing"],
             told["doubled"],
             told["worst_recovery_restart_s"],

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::object_store::GetErrorKind;
@@ -72,16 +73,27 @@ impl BusError {
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same to another site: an attempt that began while the link was cut is repeated by TCP ever more seldom, a new one goes at once.
+/// Long enough for the six round trips of TLS over a satellite.
+const CONNECT_ACROSS_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How long the broker may take to answer before a publish or request counts as failed and is tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A question that every broker with JetStream answers.
+const ACCOUNT_INFO: &str = "$JS.API.INFO";
+/// Longer than anybody waits.
+const PATIENCE: Duration = Duration::from_hours(1);
 /// A dead connection is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// To another site: on a slow link the answer waits behind a long message, and whoever carries notices by itself.
+const PING_ACROSS_INTERVAL: Duration = Duration::from_mins(1);
 /// Most publishes that wait for their ack: 1,000 was fine, 25,000 starved the consumers (nats.rs #1285).
 const PUBLISH_WINDOW: usize = 1024;
 /// Longest body in the object store that is read, bytes: the longest of all kinds, with the text form of a dead letter.
 const MAX_BODY: usize = 128 << 20;
 /// First and longest pause between attempts to reconnect.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Longest pause between attempts to reach another site.
+const RECONNECT_ACROSS_PAUSE: Duration = Duration::from_millis(250);
 
 impl Bus {
     /// Connects to `address` (`nats://host:port`, several with commas) as `name`, once. A connection that was made is
@@ -92,44 +104,46 @@ impl Bus {
         pipeline: &str,
         name: &str,
     ) -> Result<Self, BusError> {
-        let unreachable = |why: String| BusError::Unreachable { address: redact(address), why };
-        let (connected, connections) = watch::channel(0);
-        let connected = Arc::new(connected);
-        let mut options = async_nats::ConnectOptions::new()
-            .name(name)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .request_timeout(Some(REQUEST_TIMEOUT))
-            .ping_interval(PING_INTERVAL)
-            .max_reconnects(None)
-            .reconnect_delay_callback(|attempt| {
-                let doubled = RECONNECT_PAUSE.0 * 2_u32.saturating_pow(attempt.min(8) as u32);
-                doubled.min(RECONNECT_PAUSE.1)
-            })
-            .event_callback(move |event| {
-                let connected = Arc::clone(&connected);
-                async move {
-                    match event {
-                        async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
-                        async_nats::Event::Disconnected => tracing::warn!("connection lost; it is renewed"),
-                        other => tracing::debug!(event = %other, "connection event"),
-                    }
+        let dial = Dial {
+            address: address.into(),
+            credentials: credentials.clone(),
+            pipeline: pipeline.into(),
+            name: name.into(),
+            patience: (CONNECT_TIMEOUT, RECONNECT_PAUSE.1),
+            ping: PING_INTERVAL,
+        };
+        dial.connect().await
+    }
+
+    /// The same connection, on which so many publishes may wait for their acks as long as it takes: who publishes measures that.
+    pub(crate) fn patient(&self, on_the_way: usize) -> Self {
+        let js = ContextBuilder::new().timeout(PATIENCE).max_ack_inflight(on_the_way).build(self.client.clone());
+        Self { js, ..self.clone() }
+    }
+
+    /// Comes back when the broker has answered a question, whatever it answers; of a connection that was renewed, on the new one.
+    pub(crate) async fn is_asked(&self) {
+        let mut connections = self.connections();
+        loop {
+            let asked = async {
+                match self.client.connection_state() {
+                    State::Connected => drop(self.client.request(ACCOUNT_INFO, bytes::Bytes::new()).await),
+                    State::Pending | State::Disconnected => std::future::pending().await,
                 }
-            });
-        if let Some(file) = &credentials.file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| unreachable(format!("credentials {}: {error}", file.display())))?;
-            options = options.credentials(&text).map_err(|error| unreachable(error.to_string()))?;
+            };
+            tokio::select! {
+                biased;
+                changed = connections.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+                () = asked => return,
+            }
         }
-        let addresses: Vec<&str> = address.split(',').map(str::trim).collect();
-        let client = options.connect(addresses).await.map_err(|error| unreachable(error_chain(&error)))?;
-        let js = ContextBuilder::new()
-            .timeout(REQUEST_TIMEOUT)
-            .max_ack_inflight(PUBLISH_WINDOW)
-            .backpressure_on_inflight(true)
-            .build(client.clone());
-        let bus = Self { js, client, pipeline: pipeline.into(), connections };
-        bus.js.query_account().await.map_err(|_| BusError::NoJetStream(redact(address)))?;
-        Ok(bus)
+    }
+
+    /// Whether it is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// Changes whenever the connection was renewed: what was asked for on the old one is not answered any more.
@@ -192,6 +206,77 @@ impl Bus {
         let mut whole = Vec::with_capacity(size);
         object.read_to_end(&mut whole).await.map_err(|error| BusError::request(what(), error))?;
         Ok(whole.into())
+    }
+}
+
+/// How a broker is reached, again and again.
+#[derive(Clone)]
+pub(crate) struct Dial {
+    address: String,
+    credentials: Credentials,
+    pipeline: String,
+    name: String,
+    /// How long an attempt may take, and the longest pause between two.
+    patience: (Duration, Duration),
+    /// How often the client asks whether the connection lives.
+    ping: Duration,
+}
+
+impl Dial {
+    /// To another site, over a link that may be cut at any time and is to be used as soon as it is there again.
+    pub(crate) fn across(address: &str, credentials: &Credentials, pipeline: &str, name: &str) -> Self {
+        Self {
+            address: address.into(),
+            credentials: credentials.clone(),
+            pipeline: pipeline.into(),
+            name: name.into(),
+            patience: (CONNECT_ACROSS_TIMEOUT, RECONNECT_ACROSS_PAUSE),
+            ping: PING_ACROSS_INTERVAL,
+        }
+    }
+
+    /// Connects, once. A connection that was made is renewed for ever.
+    pub(crate) async fn connect(&self) -> Result<Bus, BusError> {
+        let Self { address, credentials, pipeline, name, patience: (timeout, longest_pause), ping } = self;
+        let (timeout, longest_pause) = (*timeout, *longest_pause);
+        let unreachable = |why: String| BusError::Unreachable { address: redact(address), why };
+        let (connected, connections) = watch::channel(0);
+        let connected = Arc::new(connected);
+        let mut options = async_nats::ConnectOptions::new()
+            .name(name)
+            .connection_timeout(timeout)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .ping_interval(*ping)
+            .max_reconnects(None)
+            .reconnect_delay_callback(move |attempt| {
+                let doubled = RECONNECT_PAUSE.0 * 2_u32.saturating_pow(attempt.min(8) as u32);
+                doubled.min(longest_pause)
+            })
+            .event_callback(move |event| {
+                let connected = Arc::clone(&connected);
+                async move {
+                    match event {
+                        async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
+                        async_nats::Event::Disconnected => tracing::warn!("connection lost; it is renewed"),
+                        other => tracing::debug!(event = %other, "connection event"),
+                    }
+                }
+            });
+        if let Some(file) = &credentials.file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| unreachable(format!("credentials {}: {error}", file.display())))?;
+            options = options.credentials(&text).map_err(|error| unreachable(error.to_string()))?;
+        }
+        let addresses: Vec<&str> = address.split(',').map(str::trim).collect();
+        let client = options.connect(addresses).await.map_err(|error| unreachable(error_chain(&error)))?;
+        let js = ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .max_ack_inflight(PUBLISH_WINDOW)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        let bus = Bus { js, client, pipeline: pipeline.as_str().into(), connections };
+        bus.js.query_account().await.map_err(|_| BusError::NoJetStream(redact(address)))?;
+        Ok(bus)
     }
 }
 

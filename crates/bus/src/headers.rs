@@ -31,6 +31,17 @@ impl Headers {
         self.get(name)?.parse().ok()
     }
 
+    /// Bytes that they have on the wire.
+    pub(crate) fn len(&self) -> usize {
+        // `: ` and the end of the line.
+        const MARKS: usize = 4;
+        let each = self.0.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| name.len() + value.as_str().len() + MARKS)
+        });
+        each.sum()
+    }
+
     /// All headers as name and value.
     pub fn to_pairs(&self) -> Vec<(String, String)> {
         let pairs = self

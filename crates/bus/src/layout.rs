@@ -6,7 +6,7 @@ use async_nats::jetstream::{ErrorCode, kv, object_store};
 
 use crate::bus::error_chain;
 use crate::pull::WRITER_GROUP;
-use crate::{Bus, BusError};
+use crate::{Bus, BusError, names};
 
 /// Dedupe window: nothing depends on it but the quick retry of a publish. About 240 B of broker memory an id.
 const DEDUPE_WINDOW: Duration = Duration::from_secs(30);
@@ -156,25 +156,30 @@ impl Bus {
     pub async fn apply_stream(&self, wish: &StreamWish) -> Result<Applied, BusError> {
         let fail = |why: String| BusError::request(format!("make the stream {}", wish.name), why);
         let wanted = wish.config();
-        let mut applied = match self.js.get_stream(&wish.name).await {
-            Ok(stream) if same(&stream.cached_info().config, &wanted) => Applied::Unchanged,
-            Ok(_) => {
-                self.js.update_stream(&wanted).await.map_err(|error| fail(error_chain(&error)))?;
-                Applied::Changed
-            }
-            Err(_) => {
-                self.js.create_stream(wanted).await.map_err(|error| fail(error_chain(&error)))?;
-                self.made(&wish.name).await?;
-                Applied::Made
-            }
-        };
-        for durable in &wish.durables {
-            let done = self.apply_durable(&wish.name, durable).await?;
-            if applied == Applied::Unchanged && done != Applied::Unchanged {
-                applied = Applied::Changed;
-            }
+        let there = self.js.get_stream(&wish.name).await.ok().map(|stream| stream.cached_info().config.clone());
+        let is_new = there.is_none();
+        if is_new {
+            // Somebody may publish already, as soon as a stream takes it; and it keeps nothing for a durable that is not there yet.
+            let shut = vec![names::shut(&wish.name)];
+            let subjects = if wish.durables.is_empty() { wanted.subjects.clone() } else { shut };
+            let config = Config { subjects, ..wanted.clone() };
+            self.js.create_stream(config).await.map_err(|error| fail(error_chain(&error)))?;
+            self.made(&wish.name).await?;
         }
-        Ok(applied)
+        let mut changed = false;
+        for durable in &wish.durables {
+            changed |= self.apply_durable(&wish.name, durable).await? != Applied::Unchanged;
+        }
+        let is_shut = is_new && !wish.durables.is_empty();
+        if is_shut || there.is_some_and(|there| !same(&there, &wanted)) {
+            self.js.update_stream(&wanted).await.map_err(|error| fail(error_chain(&error)))?;
+            changed = true;
+        }
+        Ok(match (is_new, changed) {
+            (true, _) => Applied::Made,
+            (false, true) => Applied::Changed,
+            (false, false) => Applied::Unchanged,
+        })
     }
 
     /// A stream was just made. Where the server has its messages and could not read its settings it takes the messages and leaves

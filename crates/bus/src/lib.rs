@@ -1,6 +1,7 @@
 //! NATS, and nothing else knows it: connections, streams, durables, tables, and the server that `up` starts.
 
 mod bus;
+mod carry;
 mod headers;
 mod layout;
 mod look;
@@ -14,6 +15,7 @@ mod snapshot;
 mod table;
 
 pub use bus::{Bus, BusError, Credentials};
+pub use carry::{Budget, Carried, Carrier, First, Line, Way};
 pub use headers::Headers;
 pub use layout::{Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish};
 pub use look::{Compared, OLDEST_SERVER, ServerFacts};

@@ -24,6 +24,11 @@ pub fn stream(pipeline: &str, stage: &str) -> String {
     format!("{pipeline}_{stage}")
 }
 
+/// The subject of a stream whose durables are not all made yet: nobody publishes there.
+pub(crate) fn shut(stream: &str) -> String {
+    format!("$CAUSEWAY.SHUT.{stream}")
+}
+
 /// The stream of a fold's changes.
 pub fn changelog(pipeline: &str, stage: &str) -> String {
     format!("{pipeline}_{stage}_log")

@@ -1,3 +1,8 @@
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError as JsPublishError, PublishErrorKind};
@@ -5,6 +10,7 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use causeway_schemas::header;
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 
 use crate::bus::error_chain;
@@ -53,6 +59,20 @@ pub enum PublishError {
         /// Where to.
         subject: String,
     },
+    /// Another message on its subject is being stored: whether that one is there is not known yet. Try again.
+    #[error("cannot store on {subject}: another message there is under way")]
+    Contended {
+        /// Where to.
+        subject: String,
+    },
+    /// The broker does not take it as it is.
+    #[error("cannot store on {subject}: the broker refuses it: {why}")]
+    Refused {
+        /// Where to.
+        subject: String,
+        /// What the broker or the client said.
+        why: String,
+    },
     /// No answer, or another error: it may or may not be stored; try again with the same id.
     #[error("cannot tell whether {subject} was stored: {why}")]
     Unsure {
@@ -69,8 +89,9 @@ pub const CHANGE: &str = "change.v1";
 /// Room for headers beside a body, bytes.
 pub(crate) const HEADER_ROOM: usize = 8 << 10;
 
-/// The server answers this for a full stream with `discard = new`: maximum bytes exceeded, maximum messages exceeded.
-const STREAM_STORE_FAILED: u64 = 10077;
+/// What the server answers where there is no room: a stream with `discard = new` that is full (10077: maximum bytes exceeded, maximum
+/// messages exceeded), an account or a server whose storage is used up (10002, 10023, 10047).
+const STORE_FAILED: [u64; 4] = [10077, 10002, 10023, 10047];
 
 impl Bus {
     /// Stores a message and waits for the ack. A body that is too long for a message goes to the object store first.
@@ -82,14 +103,14 @@ impl Bus {
         if outgoing.if_absent {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
-        let mut body = outgoing.body.clone();
-        if body.len() + HEADER_ROOM > self.max_payload() {
-            let reference = self.put_object(&outgoing.subject, &body).await?;
-            headers.insert(header::BODY, reference.as_str());
-            body = Bytes::new();
-        }
-        let message = PublishMessage::build().headers(headers).payload(body);
-        match self.send(&outgoing.subject, message).await?.wait().await {
+        let body = outgoing.body.clone();
+        let stored = if body.len() + HEADER_ROOM > self.max_payload() {
+            self.put(&outgoing.subject, headers, body, &AtomicU64::new(0)).await
+        } else {
+            let message = PublishMessage::build().headers(headers).payload(body);
+            self.send(&outgoing.subject, message).await?.wait().await
+        };
+        match stored {
             Err(PublishError::Fenced { .. }) if outgoing.if_absent => Ok(Stored::Already),
             other => other,
         }
@@ -122,22 +143,48 @@ impl Bus {
         }
         let mut stored = last;
         for ack in acks {
-            match ack.wait().await? {
-                Stored::At(sequence) => stored = sequence,
-                Stored::Already => return Err(PublishError::Fenced { subject: subject.into() }),
+            match ack.wait().await {
+                Ok(Stored::At(sequence)) => stored = sequence,
+                Ok(Stored::Already) | Err(PublishError::Contended { .. }) => {
+                    return Err(PublishError::Fenced { subject: subject.into() });
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(stored)
     }
 
+    /// Stores a body in the object store, then a message that names it; `read` grows with what has been stored of it.
+    pub(crate) async fn put(
+        &self,
+        subject: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+        read: &AtomicU64,
+    ) -> Result<Stored, PublishError> {
+        let mut connections = self.connections();
+        let reference = tokio::select! {
+            biased;
+            reference = self.put_object(subject, &body, read) => reference?,
+            // What was asked on the old connection is not answered.
+            _ = connections.changed() => {
+                let why = "the connection was renewed".into();
+                return Err(PublishError::Unsure { subject: subject.into(), why });
+            }
+        };
+        headers.insert(header::BODY, reference.as_str());
+        let message = PublishMessage::build().headers(headers).payload(Bytes::new());
+        self.send(subject, message).await?.wait().await
+    }
+
     /// Hands a message to the connection; it is stored once its ack has come.
-    async fn send(&self, subject: &str, message: PublishMessage) -> Result<Sent, PublishError> {
+    pub(crate) async fn send(&self, subject: &str, message: PublishMessage) -> Result<Sent, PublishError> {
         let connections = self.connections();
         let ack = self.js.send_publish(subject.to_owned(), message).await;
         Ok(Sent { subject: subject.into(), connections, ack: ack.map_err(|error| refusal(subject, &error))? })
     }
 
-    async fn put_object(&self, subject: &str, body: &Bytes) -> Result<String, PublishError> {
+    async fn put_object(&self, subject: &str, body: &Bytes, read: &AtomicU64) -> Result<String, PublishError> {
         let unsure = |why: &dyn std::error::Error| PublishError::Unsure {
             subject: subject.into(),
             why: format!("object store: {}", error_chain(why)),
@@ -147,21 +194,39 @@ impl Bus {
         let store = self.js.get_object_store(bucket).await.map_err(|error| unsure(&error))?;
         // The name is the content: what is there already is the same.
         if store.info(&reference).await.is_err() {
-            store.put(reference.as_str(), &mut body.as_ref()).await.map_err(|error| unsure(&error))?;
+            store
+                .put(reference.as_str(), &mut Counted { left: body.as_ref(), read })
+                .await
+                .map_err(|error| unsure(&error))?;
         }
         Ok(reference)
     }
 }
 
+/// A body that tells how much of it was read: the client reads the next chunk when the one before is stored.
+struct Counted<'a> {
+    left: &'a [u8],
+    read: &'a AtomicU64,
+}
+
+impl AsyncRead for Counted<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = self.left.len();
+        let done = Pin::new(&mut self.left).poll_read(cx, buffer);
+        self.read.fetch_add((before - self.left.len()) as u64, Ordering::Relaxed);
+        done
+    }
+}
+
 /// A message on its way.
-struct Sent {
+pub(crate) struct Sent {
     subject: String,
     connections: watch::Receiver<u64>,
     ack: PublishAckFuture,
 }
 
 impl Sent {
-    async fn wait(mut self) -> Result<Stored, PublishError> {
+    pub(crate) async fn wait(mut self) -> Result<Stored, PublishError> {
         let ack = tokio::select! {
             biased;
             ack = self.ack.into_future() => ack.map_err(|error| refusal(&self.subject, &error))?,
@@ -188,9 +253,15 @@ fn refusal(subject: &str, error: &JsPublishError) -> PublishError {
         .map(async_nats::jetstream::Error::error_code);
     match (error.kind(), code) {
         (PublishErrorKind::StreamNotFound, _) => PublishError::NoStream { subject },
-        (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _)
-        | (_, Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)) => PublishError::Fenced { subject },
-        (_, Some(code)) if code.0 == STREAM_STORE_FAILED => PublishError::Full { subject },
+        // In a cluster: of a proposal that is not decided yet.
+        (_, Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)) => PublishError::Contended { subject },
+        (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _) => {
+            PublishError::Fenced { subject }
+        }
+        (_, Some(code)) if STORE_FAILED.contains(&code.0) => PublishError::Full { subject },
+        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(_)) => {
+            PublishError::Refused { subject, why: error_chain(error) }
+        }
         _ => PublishError::Unsure { subject, why: error_chain(error) },
     }
 }

@@ -29,18 +29,24 @@ pub struct Delivery {
     pub delivered: u64,
     /// When the broker stored it, by its clock, Unix time in ns.
     pub stored_at: u64,
+    /// How many wait behind it.
+    pub pending: u64,
     acker: Acker,
+    /// Where its acks go.
+    reply: Option<async_nats::Subject>,
     /// Its place among those that may be held at once; given back when the delivery is dropped.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Delivery {
     fn new(message: Message, slot: Option<OwnedSemaphorePermit>) -> Option<Self> {
-        let (stream, sequence, delivered, stored_at) = {
+        let (stream, sequence, delivered, stored_at, pending) = {
             let info = message.info().ok()?;
             let stored_at = info.published.unix_timestamp_nanos();
-            (info.stream.to_owned(), info.stream_sequence, info.delivered, u64::try_from(stored_at).unwrap_or(0))
+            let stored_at = u64::try_from(stored_at).unwrap_or(0);
+            (info.stream.to_owned(), info.stream_sequence, info.delivered, stored_at, info.pending)
         };
+        let reply = message.reply.clone();
         let (message, acker) = message.split();
         Some(Self {
             subject: message.subject.to_string(),
@@ -50,7 +56,9 @@ impl Delivery {
             sequence,
             delivered: u64::try_from(delivered).unwrap_or(1),
             stored_at,
+            pending,
             acker,
+            reply,
             _slot: slot,
         })
     }
@@ -63,6 +71,14 @@ impl Delivery {
     /// Done: it is not delivered again. A lost ack is made up for by the next delivery.
     pub async fn ack(&self) {
         self.answer(AckKind::Ack).await;
+    }
+
+    /// The same, and waits until the broker has said that it knows.
+    pub(crate) async fn ack_surely(&self, bus: &Bus) {
+        let Some(reply) = self.reply.clone() else { return };
+        if let Err(error) = bus.client.request(reply, ACK.into()).await {
+            tracing::debug!(error = %error, "ack not confirmed; the message may come again");
+        }
     }
 
     /// Not now: it comes again after `delay`.
@@ -81,6 +97,9 @@ impl Delivery {
         }
     }
 }
+
+/// An ack in the protocol.
+const ACK: &str = "+ACK";
 
 /// How a pull waits.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +131,9 @@ pub struct Pull {
     group: Option<&'static str>,
     pin: Option<String>,
     bounds: PullBounds,
+    /// Most bytes that a request brings, and whether the next message is longer than that: it comes alone.
+    bytes: Option<u64>,
+    is_longer: bool,
     /// Half of what may be held: one half is worked on while the other is pulled.
     half: u32,
     slots: Arc<Semaphore>,
@@ -129,12 +151,16 @@ struct Open {
     messages: Subscriber,
     /// How many messages the request under way may still bring.
     left: u32,
+    /// Whether it has brought any.
+    came: bool,
 }
 
 /// The body of a pull request.
 #[derive(Serialize)]
 struct Request<'a> {
     batch: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<u64>,
     /// ns
     expires: u64,
     /// ns
@@ -144,6 +170,9 @@ struct Request<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
 }
+
+/// What the server says where the next message has more bytes than are left of those that were asked for.
+const MAX_BYTES: &str = "MaxBytes";
 
 /// Pause before a pull that failed is made again.
 const RENEW_PAUSE: Duration = Duration::from_millis(200);
@@ -175,6 +204,8 @@ impl Pull {
             group,
             pin: None,
             bounds: if group.is_some() { PullBounds::PINNED } else { PullBounds::SHARED },
+            bytes: None,
+            is_longer: false,
             half,
             slots: Arc::new(Semaphore::new(2 * half as usize)),
             surplus: 0,
@@ -182,6 +213,13 @@ impl Pull {
             open: None,
             connections: bus.connections(),
         }
+    }
+
+    /// So many bytes at once too, so that many long messages are not all out together.
+    #[must_use]
+    pub fn of_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes / 2);
+        self
     }
 
     /// Another number of messages that may be out at once. Those that are out stay so.
@@ -227,6 +265,8 @@ impl Pull {
         match message.status {
             None | Some(StatusCode::OK) => {
                 open.left = open.left.saturating_sub(1);
+                open.came = true;
+                self.is_longer = false;
                 let pin = message.headers.as_ref().and_then(|headers| headers.get(PIN_ID));
                 if let Some(pin) = pin.filter(|_| self.group.is_some()) {
                     self.pin = Some(pin.as_str().into());
@@ -242,6 +282,12 @@ impl Pull {
             }
             Some(StatusCode::PIN_ID_MISMATCH) => {
                 self.pin = None;
+                open.left = 0;
+                Ok(None)
+            }
+            // As many bytes as were asked for, or the next one has more.
+            Some(_) if message.description.as_deref().is_some_and(|why| why.contains(MAX_BYTES)) => {
+                self.is_longer = !open.came;
                 open.left = 0;
                 Ok(None)
             }
@@ -270,10 +316,11 @@ impl Pull {
             let inbox = self.bus.client.new_inbox();
             let messages = self.bus.client.subscribe(inbox.clone()).await.map_err(|error| error_chain(&error))?;
             self.connections.mark_unchanged();
-            self.open = Some(Open { inbox, messages, left: 0 });
+            self.open = Some(Open { inbox, messages, left: 0, came: false });
         }
         let request = Request {
-            batch: self.half,
+            batch: if self.is_longer { 1 } else { self.half },
+            max_bytes: self.bytes.filter(|_| !self.is_longer),
             expires: self.bounds.expires.as_nanos() as u64,
             idle_heartbeat: self.bounds.heartbeat.as_nanos() as u64,
             group: self.group,
@@ -281,7 +328,7 @@ impl Pull {
         };
         let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
         let open = self.open.as_mut().ok_or("no pull")?;
-        open.left = self.half;
+        (open.left, open.came) = (request.batch, false);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable);
         let sent = self.bus.client.publish_with_reply(subject, open.inbox.clone(), body.into()).await;
         sent.map_err(|error| error_chain(&error))

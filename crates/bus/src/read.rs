@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use async_nats::datetime::from_nanos;
+use async_nats::datetime::{from_nanos, parse_rfc3339};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
@@ -164,6 +164,54 @@ impl Bus {
         Ok((records.boxed(), waiting))
     }
 
+    /// Messages of `stream` from sequence `from` on as they are stored, no more than `count` and no more bytes than `bytes`, at least
+    /// one if there is any. Needs no consumer, and with it no right to make one.
+    /// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>, batched requests)
+    pub(crate) async fn batch_from(
+        &self,
+        stream: &str,
+        from: u64,
+        count: usize,
+        bytes: u64,
+    ) -> Result<Vec<Record>, BusError> {
+        let what = || format!("read the stream {stream} from message {from} on");
+        let fail = |why: &dyn std::error::Error| BusError::request(what(), error_chain(why));
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| fail(&error))?;
+        // `next_by_subj`: from the next one that is there; by its number alone it would be none where that one is gone.
+        let request =
+            serde_json::json!({ "seq": from.max(1), "next_by_subj": ">", "batch": count, "max_bytes": bytes });
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let asked = self.client.publish_with_reply(subject, inbox, request.to_string().into()).await;
+        asked.map_err(|error| fail(&error))?;
+        let mut records = Vec::new();
+        loop {
+            let answer = tokio::time::timeout(SILENCE, answers.next()).await;
+            let Ok(Some(answer)) = answer else {
+                return Err(BusError::request(what(), "the broker does not answer"));
+            };
+            // The end of the batch, or that there is none.
+            if answer.status.is_some() {
+                return Ok(records);
+            }
+            let headers = Headers(answer.headers.unwrap_or_default());
+            // The broker's own are behind those that the message may have.
+            let last = |name: &str| Some(headers.0.get_last(name)?.as_str());
+            let subject = last("Nats-Subject").map(ToOwned::to_owned);
+            let sequence = last("Nats-Sequence").and_then(|number| number.parse().ok());
+            let stored_at = last("Nats-Time-Stamp").and_then(unix_ns);
+            let (Some(subject), Some(sequence), Some(stored_at)) = (subject, sequence, stored_at) else { continue };
+            records.push(Record {
+                subject,
+                sequence,
+                stored_at,
+                size: answer.payload.len() as u64,
+                headers,
+                body: answer.payload,
+            });
+        }
+    }
+
     /// Plain subscription: messages as they are published, none that were before; what any NATS client sees.
     pub async fn subscribe(&self, subject: &str) -> Result<Records, BusError> {
         let subscriber = self.client.subscribe(subject.to_owned()).await;
@@ -206,4 +254,9 @@ impl Bus {
         let changes = changes.into_iter().map(|change| (CHANGE, change)).collect();
         self.append_all(&names::changelog_subject(&self.pipeline, stage), last, changes).await
     }
+}
+
+/// A time as the broker writes it (RFC 3339), Unix ns.
+fn unix_ns(text: &str) -> Option<u64> {
+    u64::try_from(parse_rfc3339(text).ok()?.unix_timestamp_nanos()).ok()
 }

@@ -1,7 +1,7 @@
 use causeway_bus::Outgoing;
-use causeway_schemas::{
-    Capture, Codec, Crop, Dtype, Feature, Frame, Id, Message as _, Meta, ModelRef, Region, encode, header,
-};
+use causeway_schemas::{Capture, Codec, Crop, Feature, Frame, Id, Message as _, Meta, Region, encode, header};
+
+use harness::face;
 
 /// What a stranger or a broken stage puts on a link, and which stages must set it aside for which reason.
 pub(super) struct Strange {
@@ -46,16 +46,7 @@ fn crop(width: u32, height: u32, pixels: usize) -> Vec<u8> {
 }
 
 fn feature(shape: &[u32], vector: &[f32]) -> Vec<u8> {
-    let model = ModelRef { name: "sface".into(), version: "2021dec".into(), sha256: "0".repeat(64) };
-    let feature = Feature {
-        capture: capture(),
-        region: region(),
-        dtype: Dtype::F32,
-        shape: shape.to_vec(),
-        data: Feature::encode_f32(vector),
-        space: "sface-2021dec-128".into(),
-        model,
-    };
+    let feature = Feature { shape: shape.to_vec(), ..face("stranger", "strange.jpg", vector) };
     encode(&feature, Codec::Bincode)
 }
 

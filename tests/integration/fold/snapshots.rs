@@ -6,9 +6,7 @@ use std::time::Duration;
 use super::publish_strange;
 use causeway_bus::{Outgoing, StreamState, names};
 use causeway_cluster::Cluster;
-use causeway_schemas::{
-    Assignment, Capture, Codec, Dtype, Feature, Id, Message as _, Meta, ModelRef, Region, decode_body, encode, header,
-};
+use causeway_schemas::{Assignment, Codec, Feature, Id, Message as _, Meta, decode_body, encode, header};
 use causeway_stage::{Fold as _, Heartbeat};
 use futures::StreamExt as _;
 use harness::{Running, Site, Tools, causeway, eventually, faces, within};
@@ -24,21 +22,7 @@ fn face(number: usize) -> Feature {
     };
     let person = vector(number * 7 % PEOPLE);
     let vector: Vec<f32> = person.zip(vector(1000 + number)).take(128).map(|(x, noise)| x + 0.6 * noise).collect();
-    Feature {
-        capture: Capture {
-            source: "capture".into(),
-            item: number.to_string(),
-            epoch: 0,
-            sequence: number as u64,
-            captured_at: 1,
-        },
-        region: Region { x: 0.0, y: 0.0, w: 9.0, h: 9.0, score: 1.0, sharpness: 1.0, landmarks: vec![], frame: [9, 9] },
-        dtype: Dtype::F32,
-        shape: vec![128],
-        data: Feature::encode_f32(&vector),
-        space: "sface-2021dec-128".into(),
-        model: ModelRef { name: "sface".into(), version: "2021dec".into(), sha256: "0".repeat(64) },
-    }
+    harness::face("capture", &number.to_string(), &vector)
 }
 
 fn id(number: usize) -> Id {

@@ -70,6 +70,13 @@ async fn a_durable_made_anew_loses_nothing_that_is_unread() {
     let input = tempfile::tempdir().expect("a folder");
     let site = Site::start(&tools, &faces(input.path(), |_| "")).await;
     let _stages = ["classify", "cluster"].map(|stage| site.stage(stage, &[]));
+    for stage in ["classify", "cluster"] {
+        eventually("it pulls", async || {
+            let durable = site.bus.durable_state("faces_extract", stage).await.ok()??;
+            (durable.waiting > 0).then_some(())
+        })
+        .await;
+    }
     let wish = DurableWish { name: "classify".into(), pinned: false };
     // While they come and are answered, the durable is made anew again and again, and once a renewal is cut off.
     for number in 0..FEATURES_SENT {

@@ -1,0 +1,643 @@
+//! Carrying what is stored at one site to another: the same subjects, headers and bodies, so the same ids.
+
+mod budget;
+mod lane;
+mod line;
+mod ranges;
+mod window;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use causeway_schemas::header;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+pub use self::budget::Budget;
+use self::lane::Lane;
+pub use self::line::Line;
+use self::ranges::Ranges;
+use self::window::{LEAST_RATE, Window};
+use crate::publish::HEADER_ROOM;
+use crate::{Bus, BusError, Delivery, Headers, PROGRESS_EVERY, PublishError, Pull, Stored};
+
+/// Messages that are held at once, at most.
+const HELD: usize = 512;
+/// Bytes that are held at once, about: enough for 100 Mbit/s over 300 ms, little enough for a small box.
+const HELD_BYTES: u64 = 4 << 20;
+/// How large a message is taken to be before one was seen, bytes.
+const FIRST_SIZE: u64 = 32 << 10;
+/// First and longest pause before what was refused is sent again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long one message may go unanswered while others are answered.
+const LOST: Duration = Duration::from_secs(30);
+/// What a message takes beside subject, headers and body, bytes.
+const FRAME: u64 = 64;
+/// When more than this wait, what is new goes first, if that is asked for.
+const FAR_BEHIND: u64 = 2 * HELD as u64;
+/// When fewer do, there is nothing that it could go before.
+const NOT_FAR_BEHIND: u64 = HELD as u64 / 2;
+/// First and longest time for which a message is left alone that the other broker refuses; others go on.
+const REFUSED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
+/// How long the answers to what is on its way are waited for at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long it may take to read a long body here, and how often it is tried.
+const FETCH: Duration = Duration::from_secs(30);
+const FETCHES: u32 = 3;
+/// Of a long body no more is on its way at once than two chunks of the object store, bytes.
+const CHUNKS: u64 = 256 << 10;
+/// Headers that say what held where the message was stored, or that the broker adds when it is read there.
+const OF_ITS_PLACE: [&str; 11] = [
+    "Nats-Expected-Last-Msg-Id",
+    "Nats-Expected-Last-Sequence",
+    "Nats-Expected-Last-Subject-Sequence-Subject",
+    "Nats-Expected-Stream",
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+    "Nats-UpTo-Sequence",
+];
+/// Puts an outcome only if it is absent.
+const IF_ABSENT: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// What a carrier has done, and what it waits for.
+#[derive(Debug, Default)]
+pub struct Carried {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    again: AtomicU64,
+    held: AtomicU64,
+    waiting: AtomicU64,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Carried {
+    /// Messages that are stored over there.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were sent for it: subjects, headers, bodies, also of what was sent twice.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were sent again.
+    pub fn again(&self) -> u64 {
+        self.again.load(Ordering::Relaxed)
+    }
+
+    /// Messages that are held now.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Messages that waited behind the last one that was taken.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing goes on; `None` while all is well.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().expect("nobody panics with it").clone()
+    }
+
+    fn say(&self, trouble: Option<&str>) {
+        *self.trouble.lock().expect("nobody panics with it") = trouble.map(Into::into);
+    }
+}
+
+/// What goes first when much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum First {
+    /// What has waited longest.
+    #[default]
+    Oldest,
+    /// What is stored from now on; what waits has the rest of the way.
+    Newest,
+}
+
+/// What is carried: what a durable of a stream gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The stream, at either site.
+    pub stream: String,
+    /// The durable, at the near one.
+    pub durable: String,
+    /// What goes first when much waits.
+    pub first: First,
+}
+
+/// Carries one stream from the site of one bus to another. Each message is acked here once it is stored there; what is not is sent
+/// again for as long as it takes.
+pub struct Carrier {
+    near: Bus,
+    line: Arc<Line>,
+    far: Bus,
+    way: Way,
+    budget: Arc<Budget>,
+    window: Window,
+    carried: Arc<Carried>,
+    /// What the durable gave and is not acked, by its place in the stream.
+    held: BTreeMap<u64, Holding>,
+    /// What is held and on nobody's way.
+    due: BTreeSet<u64>,
+    /// While much waits: what is newer and goes before it.
+    lane: Option<Lane>,
+    /// What was stored over there before the durable gave it.
+    ahead: Ranges,
+    /// A body that a message refers to, on its way out of the object store here.
+    fetching: Option<BoxFuture<'static, Fetched>>,
+    fetched: Option<Fetched>,
+    /// How much of long bodies has gone over, and how much it was when that was looked at.
+    uploaded: (Arc<AtomicU64>, u64),
+    pause: Duration,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    acks: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Ends when it may be sent again.
+    rest: Option<BoxFuture<'static, ()>>,
+}
+
+/// A message from its delivery to its ack.
+struct Holding {
+    delivery: Arc<Delivery>,
+    /// Bytes on the wire.
+    size: u64,
+    was_sent: bool,
+    /// How often the other broker refused it, and until when it is left alone for that.
+    refused: (u32, Option<Instant>),
+}
+
+/// The long body of this name, which is its content; `None` where it is not to be had.
+struct Fetched {
+    reference: String,
+    body: Option<Bytes>,
+}
+
+/// What became of a message that was sent.
+struct Answer {
+    sequence: u64,
+    /// When it was stored here: with the number it says which message it is.
+    stored_at: u64,
+    size: u64,
+    sent_at: Instant,
+    /// Whether it went in chunks: the time says nothing of the link.
+    is_long: bool,
+    /// Whether it is an outcome, put if absent.
+    if_absent: bool,
+    stored: Result<Stored, PublishError>,
+}
+
+/// What is sent next.
+#[derive(Clone, Copy)]
+struct Next {
+    sequence: u64,
+    is_new: bool,
+    size: u64,
+}
+
+impl Carrier {
+    /// From `near` to the other end of `line`.
+    pub fn new(near: &Bus, line: &Arc<Line>, way: &Way, budget: &Arc<Budget>) -> Self {
+        Self {
+            near: near.clone(),
+            line: Arc::clone(line),
+            far: line.bus().patient(2 * HELD),
+            way: way.clone(),
+            budget: Arc::clone(budget),
+            window: Window::new(),
+            carried: Arc::default(),
+            held: BTreeMap::new(),
+            due: BTreeSet::new(),
+            lane: None,
+            ahead: Ranges::default(),
+            fetching: None,
+            fetched: None,
+            uploaded: (Arc::default(), 0),
+            pause: PAUSE.0,
+            answers: FuturesUnordered::new(),
+            acks: FuturesUnordered::new(),
+            rest: None,
+        }
+    }
+
+    /// What it has done; told while it runs.
+    pub fn carried(&self) -> Arc<Carried> {
+        Arc::clone(&self.carried)
+    }
+
+    /// Carries until `stop` comes, then waits a little for the answers to what is on its way. What is held then comes again to the next
+    /// one.
+    ///
+    /// # Panics
+    /// When what pulls does.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let (coming, mut deliveries) = mpsc::unbounded_channel();
+        // Dropped with this, it ends.
+        let mut pulling = JoinSet::new();
+        pulling.spawn(pull(self.near.clone(), self.way.clone(), coming));
+        let mut renewals = self.line.renewals();
+        let mut alive = tokio::time::interval(PROGRESS_EVERY);
+        alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stop = pin!(stop);
+        let mut until: Option<Instant> = None;
+        while until.is_none() || !self.answers.is_empty() || !self.acks.is_empty() {
+            let goes_on = until.is_none();
+            let next = if goes_on { self.next() } else { None };
+            let sends_at = next.map(|_| self.budget.ready_at());
+            let retries_at = self.retries_at().filter(|_| goes_on && next.is_none());
+            let dead_at = self.window.dead_at().filter(|_| self.rest.is_none());
+            tokio::select! {
+                biased;
+                () = &mut stop, if goes_on => {
+                    until = Some(Instant::now() + DRAIN);
+                    pulling.abort_all();
+                }
+                () = at(until) => return,
+                Some(answer) = self.answers.next() => self.answered(answer),
+                Some(()) = self.acks.next() => {}
+                _ = alive.tick() => self.keep_alive().await,
+                Ok(()) = renewals.changed() => self.far = self.line.bus().patient(2 * HELD),
+                () = now_or_never(&mut self.rest) => {
+                    self.rest = None;
+                    self.window.goes_on();
+                }
+                () = at(dead_at) => if self.is_uploading() { self.window.goes_on() } else { self.asks() },
+                fetched = now_or_never(&mut self.fetching) => {
+                    self.fetching = None;
+                    self.fetched = Some(fetched);
+                }
+                // At once: what waits here nobody keeps alive.
+                Some(delivery) = deliveries.recv(), if goes_on => self.hold(delivery),
+                Some(ended) = pulling.join_next(), if goes_on => {
+                    if let Err(error) = ended {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+                read = read(&mut self.lane), if goes_on => self.is_read(read),
+                () = at(sends_at) => {
+                    if let Some(next) = next && self.budget.take(next.size).is_ok() {
+                        self.send(next).await;
+                    }
+                }
+                () = at(retries_at) => self.retry(),
+            }
+            self.carried.held.store(self.held.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn hold(&mut self, delivery: Delivery) {
+        let Delivery { sequence, stored_at, pending, .. } = delivery;
+        self.carried.waiting.store(pending, Ordering::Relaxed);
+        let size = size_of(&delivery.subject, &delivery.headers, &delivery.body);
+        let delivery = Arc::new(delivery);
+        match self.held.get_mut(&sequence) {
+            // It came again since it was not kept alive in time: the newer delivery is the one to ack.
+            Some(holding) if holding.delivery.stored_at == stored_at => {
+                holding.delivery = delivery;
+                return;
+            }
+            // Otherwise the stream was set back, and this is another message.
+            _ => self.held.insert(sequence, Holding { delivery, size, was_sent: false, refused: (0, None) }),
+        };
+        if self.ahead.contains(sequence, stored_at) {
+            self.acknowledge(sequence);
+        } else if self.lane.as_ref().is_none_or(|lane| !lane.has(sequence)) {
+            self.due.insert(sequence);
+        }
+        match &self.lane {
+            Some(lane) if pending < NOT_FAR_BEHIND || lane.is_reached(sequence) => self.close_lane(),
+            None if pending > FAR_BEHIND && self.way.first == First::Newest && self.rest.is_none() => self.open_lane(),
+            _ => {}
+        }
+    }
+
+    /// From now on what is stored goes first.
+    fn open_lane(&mut self) {
+        let (stream, waiting) = (&self.way.stream, self.carried.waiting());
+        tracing::info!(stream, waiting, "far behind: what is stored from now on goes first");
+        self.lane = Some(Lane::open(self.near.clone(), stream.clone()));
+    }
+
+    /// The durable gives what is not sent yet; what it has given already is sent as all else.
+    fn close_lane(&mut self) {
+        let Some(lane) = self.lane.take() else { return };
+        self.due.extend(self.held.keys().filter(|sequence| lane.has(**sequence)));
+    }
+
+    fn is_read(&mut self, read: lane::Read) {
+        let Some(lane) = &mut self.lane else { return };
+        let is_held = |sequence| self.held.contains_key(&sequence);
+        lane.take(self.near.clone(), self.way.stream.clone(), read, is_held);
+    }
+
+    async fn keep_alive(&mut self) {
+        // What is said while nobody hears it would only fill the connection's queue.
+        if !self.near.is_connected() {
+            return;
+        }
+        for holding in self.held.values_mut() {
+            holding.delivery.progress().await;
+        }
+    }
+
+    /// What is sent next, if anything may be.
+    fn next(&mut self) -> Option<Next> {
+        if self.rest.is_some() {
+            return None;
+        }
+        let mut next = if let Some((sequence, size)) = self.lane.as_ref().and_then(Lane::next) {
+            Next { sequence, is_new: true, size }
+        } else {
+            let ready = |sequence: &&u64| self.held.get(sequence).is_none_or(|held| held.refused.1.is_none());
+            let sequence = *self.due.iter().find(ready)?;
+            Next { sequence, is_new: false, size: self.held.get(&sequence).map_or(0, |holding| holding.size) }
+        };
+        if let Some(reference) = self.reference(next) {
+            match &self.fetched {
+                Some(fetched) if fetched.reference == reference => {
+                    next.size += fetched.body.as_ref().map_or(0, |body| body.len() as u64);
+                }
+                _ => {
+                    let near = self.near.clone();
+                    self.fetching.get_or_insert_with(|| fetch(near, reference).boxed());
+                    return None;
+                }
+            }
+        }
+        Some(next).filter(|next| self.window.has_room(next.size))
+    }
+
+    /// The body that the message refers to.
+    fn reference(&self, Next { sequence, is_new, .. }: Next) -> Option<String> {
+        let headers = if is_new {
+            &self.lane.as_ref()?.peek(sequence)?.headers
+        } else {
+            &self.held.get(&sequence)?.delivery.headers
+        };
+        headers.get(header::BODY).map(ToOwned::to_owned)
+    }
+
+    async fn send(&mut self, Next { sequence, is_new, size }: Next) {
+        let (subject, headers, body, stored_at) = if is_new {
+            let Some(record) = self.lane.as_mut().and_then(|lane| lane.send(sequence)) else { return };
+            (record.subject, record.headers, record.body, record.stored_at)
+        } else {
+            self.due.remove(&sequence);
+            let Some(holding) = self.held.get_mut(&sequence) else { return };
+            if std::mem::replace(&mut holding.was_sent, true) {
+                self.carried.again.fetch_add(1, Ordering::Relaxed);
+            }
+            let delivery = &holding.delivery;
+            (delivery.subject.clone(), delivery.headers.clone(), delivery.body.clone(), delivery.stored_at)
+        };
+        let reference = headers.get(header::BODY);
+        let fetched = self.fetched.take_if(|fetched| Some(&*fetched.reference) == reference);
+        let long = fetched.and_then(|fetched| fetched.body);
+        self.carried.bytes.fetch_add(size, Ordering::Relaxed);
+        // A message that is longer than what the other broker takes goes by reference there, whatever it did here: chunk by chunk.
+        let is_long = long.is_some() || body.len() + HEADER_ROOM > self.far.max_payload();
+        let size = if is_long { size.min(CHUNKS) } else { size };
+        self.window.sent(size);
+        let sent_at = Instant::now();
+        let (headers, if_absent) = forwarded(&headers);
+        let answer = move |stored| Answer { sequence, stored_at, size, sent_at, is_long, if_absent, stored };
+        let unsure = |subject: &str, why: &str| Err(PublishError::Unsure { subject: subject.into(), why: why.into() });
+        let (far, mut renewals) = (self.far.clone(), self.line.renewals());
+        let patience = LOST + Duration::from_secs_f64(long.as_ref().unwrap_or(&body).len() as f64 / LEAST_RATE);
+        let stored = if is_long {
+            let (body, uploaded) = (long.unwrap_or(body), Arc::clone(&self.uploaded.0));
+            async move { far.put(&subject, headers, body, &uploaded).await }.boxed()
+        } else {
+            let message = PublishMessage::build().headers(headers).payload(body);
+            // In order: handed over here, and waited for there.
+            match far.send(&subject, message).await {
+                Ok(sent) => sent.wait().boxed(),
+                Err(error) => std::future::ready(Err(error)).boxed(),
+            }
+        };
+        let answered = async move {
+            tokio::select! {
+                biased;
+                stored = stored => answer(stored),
+                _ = renewals.changed() => answer(unsure("it", "the connection was given up")),
+                () = tokio::time::sleep(patience) => answer(unsure("it", "no answer to it")),
+            }
+        };
+        self.answers.push(answered.boxed());
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let Answer { sequence, stored_at, size, sent_at, is_long, if_absent, stored } = answer;
+        if stored.is_err() || is_long {
+            self.window.gone(size);
+        } else {
+            self.window.answered(size, sent_at.elapsed(), self.lane.is_some());
+        }
+        match stored {
+            Ok(_) => self.stored(sequence, stored_at),
+            // An outcome that is there already is stored.
+            Err(PublishError::Fenced { .. }) if if_absent => self.stored(sequence, stored_at),
+            Err(error) => {
+                let new = self.lane.as_mut().and_then(|lane| lane.answered(sequence));
+                if let Some(holding) = self.held.get_mut(&sequence) {
+                    self.due.insert(sequence);
+                    if concerns_it_alone(&error) {
+                        let (times, until) = &mut holding.refused;
+                        *times = times.saturating_add(1);
+                        *until = Some(Instant::now() + REFUSED.0.saturating_mul(1 << (*times).min(8)).min(REFUSED.1));
+                        self.carried.say(Some(&format!("at the other site: {error}")));
+                        return;
+                    }
+                } else if let (Some(record), Some(lane)) = (new, &mut self.lane)
+                    && !concerns_it_alone(&error)
+                {
+                    lane.is_due(record);
+                }
+                self.rests(&error);
+            }
+        }
+    }
+
+    /// When what was refused is sent again.
+    fn retries_at(&self) -> Option<Instant> {
+        self.held.values().filter_map(|holding| holding.refused.1).min()
+    }
+
+    fn retry(&mut self) {
+        let now = Instant::now();
+        for holding in self.held.values_mut() {
+            holding.refused.1 = holding.refused.1.filter(|until| *until > now);
+        }
+    }
+
+    /// One pause for all that failed together.
+    fn rests(&mut self, error: &PublishError) {
+        if self.rest.is_some() || concerns_it_alone(error) {
+            return;
+        }
+        tracing::debug!(%error, "not carried; it is sent again");
+        if matches!(error, PublishError::Unsure { .. }) {
+            return self.asks();
+        }
+        let pause = self.pause;
+        self.pause = (self.pause * 2).min(PAUSE.1);
+        self.window.refused();
+        self.carried.say(Some(&format!("at the other site: {error}")));
+        self.rest = Some(tokio::time::sleep(pause).boxed());
+    }
+
+    /// Whether something of a long body has gone over since that was asked.
+    fn is_uploading(&mut self) -> bool {
+        let (now, before) = (self.uploaded.0.load(Ordering::Relaxed), self.uploaded.1);
+        self.uploaded.1 = now;
+        now > before
+    }
+
+    /// Nothing is sent until the other site answers a question.
+    fn asks(&mut self) {
+        self.carried.say(Some("the other site does not answer"));
+        self.window.begin_anew();
+        // What is new when it does is newer.
+        self.close_lane();
+        let line = Arc::clone(&self.line);
+        self.rest = Some(
+            async move {
+                // Not again and again where it answers this and nothing else.
+                tokio::time::sleep(PAUSE.0).await;
+                line.until_it_answers().await;
+            }
+            .boxed(),
+        );
+    }
+
+    fn stored(&mut self, sequence: u64, stored_at: u64) {
+        self.pause = (self.pause / 2).max(PAUSE.0);
+        self.carried.messages.fetch_add(1, Ordering::Relaxed);
+        self.carried.say(None);
+        if let Some(lane) = &mut self.lane {
+            lane.answered(sequence);
+        }
+        match self.held.get(&sequence) {
+            Some(holding) if holding.delivery.stored_at == stored_at => {
+                self.due.remove(&sequence);
+                self.acknowledge(sequence);
+            }
+            // The stream was set back meanwhile: what has its number now is another message.
+            Some(_) => {}
+            None => self.ahead.insert(sequence, stored_at),
+        }
+    }
+
+    fn acknowledge(&mut self, sequence: u64) {
+        let Some(holding) = self.held.remove(&sequence) else { return };
+        // The durable gives what is behind it later.
+        self.ahead.remove(sequence);
+        let near = self.near.clone();
+        // A lost ack would have it carried once more.
+        self.acks.push(async move { holding.delivery.ack_surely(&near).await }.boxed());
+    }
+}
+
+/// Whether others may be stored although this one was not.
+fn concerns_it_alone(error: &PublishError) -> bool {
+    matches!(error, PublishError::Refused { .. } | PublishError::Contended { .. } | PublishError::Fenced { .. })
+}
+
+/// Comes then; never where it is not known.
+async fn at(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What comes out of it, if it is there.
+async fn now_or_never<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the lane has read, if there is one.
+async fn read(lane: &mut Option<Lane>) -> lane::Read {
+    match lane {
+        Some(lane) => lane.read().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes a body out of the object store. One that is not there goes without: whoever takes the message says so.
+async fn fetch(near: Bus, reference: String) -> Fetched {
+    for _ in 0..FETCHES {
+        match tokio::time::timeout(FETCH, near.body_by_reference(&reference)).await {
+            Ok(Ok(body)) => return Fetched { reference, body: Some(body) },
+            Ok(Err(BusError::NoBody(_))) => break,
+            Ok(Err(error)) => tracing::debug!(%error, "a body is not read; it is tried again"),
+            Err(_) => tracing::debug!(reference, "a body is not read in time; it is tried again"),
+        }
+        tokio::time::sleep(PAUSE.1).await;
+    }
+    Fetched { reference, body: None }
+}
+
+/// Pulls for ever, no more at once than may be held.
+async fn pull(bus: Bus, way: Way, coming: mpsc::UnboundedSender<Delivery>) {
+    let mut size = FIRST_SIZE as f64;
+    let mut pull = Pull::shared(&bus, &way.stream, &way.durable, held_of(size)).of_bytes(HELD_BYTES);
+    while !coming.is_closed() {
+        let delivery = pull.next().await;
+        size += (size_of(&delivery.subject, &delivery.headers, &delivery.body) as f64 - size) / 16.0;
+        pull.set_held(held_of(size));
+        if coming.send(delivery).is_err() {
+            return;
+        }
+    }
+}
+
+/// How many messages of that mean size are held.
+fn held_of(size: f64) -> usize {
+    ((HELD_BYTES as f64 / size.max(1.0)) as usize).clamp(2, HELD)
+}
+
+/// What a message takes on the wire, bytes.
+fn size_of(subject: &str, headers: &Headers, body: &[u8]) -> u64 {
+    (subject.len() + headers.len() + body.len()) as u64 + FRAME
+}
+
+/// The headers as they were published, but for what held only where the message was stored; and whether it is put if absent.
+fn forwarded(headers: &Headers) -> (HeaderMap, bool) {
+    let (mut forwarded, mut if_absent) = (HeaderMap::new(), false);
+    for (name, values) in headers.0.iter() {
+        let text: &str = name.as_ref();
+        if OF_ITS_PLACE.contains(&text) {
+            continue;
+        }
+        // An outcome is put if absent, there as here. What somebody else expected of the subject held here.
+        if text == IF_ABSENT {
+            if_absent = values.iter().all(|value| value.as_str() == "0");
+            if if_absent {
+                forwarded.insert(IF_ABSENT, "0");
+            }
+            continue;
+        }
+        for value in values {
+            forwarded.append(name.clone(), value.clone());
+        }
+    }
+    (forwarded, if_absent)
+}

@@ -1,0 +1,79 @@
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::bus::Dial;
+use crate::{Bus, BusError, Credentials};
+
+/// Pause between attempts to connect anew.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long the other broker may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long it may take to connect and to have a first answer.
+const CONNECT: Duration = Duration::from_secs(4);
+
+/// The connection of a relay to another site, which all that it carries there share. Given up, it is made anew: what a connection had
+/// under way when the link was cut TCP repeats ever more seldom.
+pub struct Line {
+    dial: Dial,
+    now: Mutex<Bus>,
+    /// How often it was made anew.
+    renewed: watch::Sender<u64>,
+    renewing: tokio::sync::Mutex<()>,
+}
+
+impl Line {
+    /// Connects to the broker of another site, for one pipeline, as `name`.
+    pub async fn connect(
+        address: &str,
+        credentials: &Credentials,
+        pipeline: &str,
+        name: &str,
+    ) -> Result<Arc<Self>, BusError> {
+        let dial = Dial::across(address, credentials, pipeline, name);
+        let now = Mutex::new(dial.connect().await?);
+        Ok(Arc::new(Self { dial, now, renewed: watch::Sender::new(0), renewing: tokio::sync::Mutex::default() }))
+    }
+
+    /// The connection that there is now.
+    pub(super) fn bus(&self) -> Bus {
+        self.now.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Told when it was made anew.
+    pub(super) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewed.subscribe()
+    }
+
+    /// Comes back when the other broker has answered a question, on this connection or on a new one.
+    pub(super) async fn until_it_answers(&self) {
+        loop {
+            let seen = *self.renewed.borrow();
+            let bus = self.bus();
+            // A broker that answers that it cannot is there.
+            if tokio::time::timeout(ANSWER, bus.is_asked()).await.is_ok() {
+                return;
+            }
+            self.renew(seen).await;
+        }
+    }
+
+    /// Gives the connection up and makes another, unless somebody did since it was the one number `seen`.
+    async fn renew(&self, seen: u64) {
+        let _one_at_a_time = self.renewing.lock().await;
+        while *self.renewed.borrow() == seen {
+            match tokio::time::timeout(CONNECT, self.dial.connect()).await {
+                Ok(Ok(bus)) => {
+                    *self.now.lock().expect("nobody panics with it") = bus;
+                    self.renewed.send_modify(|times| *times += 1);
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the other site is not reached; tried again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(_) => tracing::debug!("the other site does not answer; tried again"),
+            }
+        }
+    }
+}

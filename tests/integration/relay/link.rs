@@ -1,0 +1,142 @@
+//! The same over a link that is slow, loses packets and is cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use causeway_bus::{First, Outgoing};
+use harness::{Across, Cut, End, Quality, RELAY, Tools, eventually, may_skip};
+
+use super::{all_across, feature, stored};
+
+/// A link on which nothing is lost, and that has room for everything.
+const GOOD: Quality = Quality { delay: Duration::from_millis(5), loss: 0.0, rate: None };
+
+async fn across(quality: Quality) -> Option<Across> {
+    let across = Across::start(&Tools::find(), quality).await;
+    if across.is_none() {
+        may_skip("a link needs network namespaces: run as root, with iproute2 and iptables");
+    }
+    across
+}
+
+#[tokio::test]
+async fn the_link_of_these_tests_is_what_it_says() {
+    let quality = Quality { delay: Duration::from_millis(10), loss: 0.05, rate: Some(20_000_000) };
+    let Some(across) = across(quality).await else { return };
+    let Some((mean, lost)) = across.ping(400) else { return may_skip("there is no ping: install iputils-ping") };
+    assert!((20..30).contains(&mean.as_millis()), "a round trip takes {mean:?}");
+    // A packet and its answer: 1 - 0.95².
+    assert!((0.05..0.15).contains(&lost), "{lost} of the packets were lost");
+    let flow = across.bare_flow(Duration::from_secs(3));
+    assert!((1e4..2.6e6).contains(&flow), "{flow} bytes a second");
+}
+
+#[tokio::test]
+async fn a_cut_loses_nothing_and_doubles_nothing() {
+    let Some(across) = across(Quality { loss: 0.01, ..GOOD }).await else { return };
+    let [edge, cloud] = across.buses.clone();
+    let relay = across.relay(First::Oldest, None);
+    let (publisher, ends) = (edge.clone(), Arc::new(AtomicBool::new(false)));
+    let told = Arc::clone(&ends);
+    let publishing = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let mut number = 0;
+        while !told.load(Ordering::Relaxed) {
+            ticks.tick().await;
+            publisher.publish(&feature(number)).await.expect("the edge stores it, whatever the link does");
+            number += 1;
+        }
+        number
+    });
+    let comes = async |least: usize| {
+        eventually("some come across", async || (stored(&cloud).await.len() >= least).then_some(())).await;
+    };
+    comes(100).await;
+    for how in [Cut::Drop, Cut::Reset] {
+        across.link.cut(how);
+        let behind =
+            async || edge.durable_state("faces_extract", RELAY).await.ok()?.filter(|durable| durable.pending > 200);
+        eventually("the edge goes on alone", behind).await;
+        eventually("the relay says so", async || relay.carried.trouble()).await;
+        let before = stored(&cloud).await.len();
+        eventually("more waits", async || behind().await.filter(|durable| durable.pending > 400)).await;
+        assert_eq!(stored(&cloud).await.len(), before, "{how:?}: it is cut");
+        across.link.heal();
+        comes(before + 400).await;
+    }
+    ends.store(true, Ordering::Relaxed);
+    let all = publishing.await.expect("all is published");
+    let stored = all_across(&edge, &cloud, all).await;
+    let twice: Vec<_> = stored.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+#[tokio::test]
+async fn a_long_body_comes_across_although_the_link_is_cut_meanwhile() {
+    let Some(across) = across(Quality { rate: Some(20_000_000), ..GOOD }).await else { return };
+    let [edge, cloud] = across.buses.clone();
+    let relay = across.relay(First::Oldest, None);
+    // It knows what the link does.
+    for number in 1..50 {
+        edge.publish(&feature(number)).await.expect("it is stored");
+    }
+    eventually("all are across", async || (stored(&cloud).await.len() == 49).then_some(())).await;
+    // Some 4 s of the link.
+    let long = Outgoing { body: vec![7; 9 << 20].into(), ..feature(0) };
+    edge.publish(&long).await.expect("it is stored");
+    let began = across.link.packets();
+    eventually("a part of it is across", async || (across.link.packets() > began + 1500).then_some(())).await;
+    across.link.cut(Cut::Drop);
+    eventually("the relay says so", async || relay.carried.trouble()).await;
+    across.link.heal();
+    all_across(&edge, &cloud, 50).await;
+    let record = cloud.message_at("faces_extract", 50).await.expect("the cloud").expect("a message");
+    let body = cloud.body(&record.headers, record.body).await.expect("its body is there");
+    assert_eq!(body, long.body);
+}
+
+#[tokio::test]
+async fn what_is_new_goes_first_where_that_is_asked_for() {
+    const OLD: usize = 3000;
+    const NEW: usize = 100;
+    let Some(mut across) = across(GOOD).await else { return };
+    let [edge, cloud] = across.buses.clone();
+    for number in 0..OLD {
+        edge.publish(&feature(number)).await.expect("it is stored");
+    }
+    // Some 4 s for all that waits.
+    let relay = across.relay(First::Newest, Some(1 << 20));
+    eventually("it has begun", async || (stored(&cloud).await.len() > 600).then_some(())).await;
+    for number in OLD..OLD + NEW {
+        edge.publish(&feature(number)).await.expect("it is stored");
+    }
+    let all = all_across(&edge, &cloud, OLD + NEW).await;
+    assert!(all.values().all(|&times| times == 1));
+    assert_eq!(relay.carried.messages(), (OLD + NEW) as u64, "what went first is not sent again");
+    // In the order in which they came.
+    let order = super::order(&cloud).await;
+    let first_new = order.iter().position(|&number| number >= OLD).expect("new ones");
+    let last_old = order.iter().rposition(|&number| number < OLD).expect("old ones");
+    assert!(first_new + 500 < last_old, "the first new one came as number {first_new}, the last old one as {last_old}");
+    let new: Vec<usize> = order.iter().copied().filter(|&number| number >= OLD).collect();
+    assert!(new.is_sorted(), "{new:?}");
+    // The cloud dies and then the relay, while it is far behind and new ones are ahead: another one goes on.
+    let all = OLD + NEW;
+    across.kill_server(End::Cloud).await;
+    for number in all..all + OLD {
+        edge.publish(&feature(number)).await.expect("it is stored");
+    }
+    across.start_server(End::Cloud).await;
+    let comes = async |least: usize| {
+        eventually("more comes", async || (stored(&cloud).await.len() >= least).then_some(())).await;
+    };
+    comes(all + 300).await;
+    for number in all + OLD..all + OLD + NEW {
+        edge.publish(&feature(number)).await.expect("it is stored");
+    }
+    comes(all + 500).await;
+    relay.kill();
+    let _relay = across.relay(First::Newest, None);
+    all_across(&edge, &cloud, all + OLD + NEW).await;
+}
