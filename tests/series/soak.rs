@@ -60,8 +60,7 @@ pub(crate) struct Process {
 
 /// The text of the pipeline: a camera that shows a folder again and again, and bounds that are reached within minutes.
 fn pipeline(input: &std::path::Path, rate: Option<f64>) -> String {
-    let keep =
-        "[keep]\ncaptured = { bytes = \"64MiB\" }\noutcomes = { bytes = \"8MiB\" }\nchanges = \"1MiB\"\nsync = \"10s\"";
+    let keep = "[keep]\ncaptured = { bytes = \"512MiB\" }\noutcomes = { bytes = \"8MiB\" }\nchanges = \"1MiB\"\nsync = \"10s\"";
     let camera = format!("repeat = true\n{}", rate.map_or(String::new(), |rate| format!("rate = {rate:.1}")));
     let camera: &'static str = camera.leak();
     faces(input, |stage| match stage {
@@ -105,7 +104,9 @@ pub(crate) async fn soak(tools: &Tools, runs: Duration, seed: u64) -> Soak {
     let began = Instant::now();
     let count = format!("--count={}", (runs.as_secs_f64() / FAULT_EVERY).ceil());
     let (every, seed) = (format!("--every={FAULT_EVERY}"), format!("--seed={seed}"));
-    let arguments = ["chaos", file, "--faults", FAULTS, &count, &every, &seed, "--settle=120", "--json"];
+    // Recoveries take their time too.
+    let lasts = format!("--for={}", runs.as_secs_f64());
+    let arguments = ["chaos", file, "--faults", FAULTS, &count, &every, &lasts, &seed, "--settle=120", "--json"];
     let chaos = Running::start(tools, home.path(), &arguments);
     let mut chaos = Box::pin(chaos.finish_within(runs * 2 + Duration::from_mins(20)));
     let mut samples: BTreeMap<String, Vec<(f64, f64, usize)>> = BTreeMap::new();

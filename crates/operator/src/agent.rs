@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Record, Snapshot, StreamState, names};
 use causeway_pipelines::{Ledger, Pipeline};
-use causeway_stage::{Heartbeat, Unfolded, now_ns, read_ledger, read_ledger_since};
+use causeway_stage::{Heartbeat, Unfolded, give_back_memory, now_ns, read_ledger, read_ledger_since};
 use futures::StreamExt as _;
 
 use crate::drift::Watch;
@@ -106,8 +106,11 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
         if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
             tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
         }
-        if let Err(error) = agent.round().await {
-            tracing::warn!(error = format!("{error:#}"), "the agent's round failed; it comes again");
+        match agent.round().await {
+            // What was read of outcomes for it is megabytes in small pieces, between which the heap grows from purge to purge.
+            Ok(purged) if purged > 0 => give_back_memory(),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the agent's round failed; it comes again"),
         }
     }
 }

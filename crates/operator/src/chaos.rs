@@ -56,6 +56,9 @@ pub(crate) struct ChaosArgs {
     /// How many faults
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
+    /// End after this long, however many faults are left, seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    lasts: Option<f64>,
     /// Mean pause before a fault, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     every: f64,
@@ -146,7 +149,11 @@ struct Victims {
 
 impl Chaos<'_> {
     async fn run(&mut self, faults: &[Fault]) -> anyhow::Result<()> {
+        let ends = self.args.lasts.map(|lasts| Instant::now() + Duration::from_secs_f64(lasts));
         for (number, fault) in faults.iter().enumerate() {
+            if ends.is_some_and(|ends| Instant::now() + fault.after > ends) {
+                break;
+            }
             tokio::time::sleep(fault.after).await;
             let Some(victims) = self.victims(fault).await? else {
                 eprintln!("  {}/{} {}: it has ended, passed over", number + 1, faults.len(), fault.name());
