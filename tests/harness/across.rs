@@ -3,10 +3,13 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use causeway_bus::{Budget, Bus, Carried, Carrier, Credentials, DurableWish, Line, Retention, StreamWish, Way, names};
+use causeway_bus::{
+    Budget, Bus, Carried, Carrier, Credentials, DurableWish, Line, Outgoing, Retention, StreamWish, Way, names,
+};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -39,21 +42,21 @@ impl Across {
     pub async fn start(tools: &Tools, quality: Quality) -> Option<Self> {
         let link = Arc::new(Link::new(quality)?);
         let dir = tempfile::tempdir().expect("a folder");
-        let (_, program) = tools.env.iter().find(|(name, _)| name == "CAUSEWAY_NATS_SERVER").expect("set");
+        let program = tools.nats_server();
+        let file = dir.path().join("faces.toml");
+        std::fs::write(&file, faces(Path::new("/nowhere"), |_| "")).expect("it is written");
+        let file = file.to_str().expect("a path");
         let mut servers = [None, None];
         let mut buses = Vec::new();
         for (place, end) in [End::Edge, End::Cloud].into_iter().enumerate() {
             servers[place] = Some(server(&link, end, program, dir.path()));
             let address = address(&link, end);
-            let file = dir.path().join("faces.toml");
-            std::fs::write(&file, faces(Path::new("/nowhere"), |_| "")).expect("it is written");
-            let file = file.to_str().expect("a path");
             causeway(tools, &["apply", file, "--nats", &address, "--wait", "30"]).await.ok();
             buses.push(Bus::connect(&address, &Credentials::default(), "faces", "test").await.expect("a bus"));
         }
         let buses: [Bus; 2] = buses.try_into().ok().expect("two");
         relay_durable(&buses[0], "extract").await;
-        Some(Self { link, buses, servers, dir, program: program.clone() })
+        Some(Self { link, buses, servers, dir, program: program.into() })
     }
 
     /// Kills the server at an end and waits until it is gone.
@@ -111,6 +114,23 @@ impl Across {
         Relay { carried: tells.recv().expect("it runs"), stop: Some(stop), thread: Some(thread) }
     }
 
+    /// Publishes one message after the other at the edge, so often, until it is told to stop.
+    pub fn publish(&self, every: Duration, message: fn(usize) -> Outgoing) -> Publishing {
+        let (edge, ends) = (self.buses[0].clone(), Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&ends);
+        let task = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(every);
+            let mut number = 0;
+            while !told.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                edge.publish(&message(number)).await.expect("the edge stores it, whatever the link does");
+                number += 1;
+            }
+            number
+        });
+        Publishing { ends, task }
+    }
+
     /// Round trips over the link by `ping`: their mean, and which share of `count` was lost; `None` where there is no such program.
     ///
     /// # Panics
@@ -161,6 +181,23 @@ impl Across {
     }
 }
 
+/// Messages that are published.
+pub struct Publishing {
+    ends: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<usize>,
+}
+
+impl Publishing {
+    /// Ends it, and gives how many there are.
+    ///
+    /// # Panics
+    /// When one was not stored.
+    pub async fn stop(self) -> usize {
+        self.ends.store(true, Ordering::Relaxed);
+        self.task.await.expect("all is published")
+    }
+}
+
 /// What carries. Dropped, it ends.
 pub struct Relay {
     /// What it has done.
@@ -195,14 +232,15 @@ impl Drop for Relay {
 /// # Panics
 /// When it cannot be made.
 pub async fn relay_durable(bus: &Bus, stage: &str) {
+    let bytes = 256 << 20;
+    let (link, retention) = match stage {
+        "extract" => ("feature", Retention::Link { bytes }),
+        _ => ("assignment", Retention::Outcome { bytes, age: Duration::from_hours(720) }),
+    };
     let wish = StreamWish {
         name: names::stream("faces", stage),
-        subjects: vec![names::link("faces", if stage == "extract" { "feature" } else { "assignment" })],
-        retention: if stage == "extract" {
-            Retention::Link { bytes: 256 << 20 }
-        } else {
-            Retention::Outcome { bytes: 256 << 20, age: Duration::from_hours(720) }
-        },
+        subjects: vec![names::link("faces", link)],
+        retention,
         durables: vec![DurableWish { name: RELAY.into(), pinned: false }],
         copies: 1,
     };

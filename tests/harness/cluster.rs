@@ -21,7 +21,7 @@ impl Cluster {
     /// # Panics
     /// When that goes wrong.
     pub async fn start(tools: &Tools, servers: usize) -> Self {
-        let program = tools.env.iter().find(|(name, _)| name == "CAUSEWAY_NATS_SERVER").expect("set").1.clone().into();
+        let program = tools.nats_server().into();
         let dir = tempfile::tempdir().expect("a folder");
         let ports = (0..servers).map(|_| [(); 3].map(|()| free_port())).collect();
         let mut cluster = Self { program, dir, ports, servers: Vec::new() };

@@ -23,7 +23,7 @@ mod tools;
 mod verdict;
 mod work;
 
-pub use across::{Across, RELAY, Relay, relay_durable};
+pub use across::{Across, Publishing, RELAY, Relay, relay_durable};
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use cluster::Cluster;
 pub use collector::{Collector, Span};

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use nix::sched::{CloneFlags, setns};
 
+use crate::disks::succeeds;
+
 /// What a link is like, both ways alike.
 #[derive(Debug, Clone, Copy)]
 pub struct Quality {
@@ -74,14 +76,13 @@ impl Link {
         let name = format!("cw{pid}x{number}");
         // Another one for each process and link, so that tests run side by side.
         let number = ((u64::from(pid) * 7 + number) % 16_000) as u16;
-        let link = Self { name, number, ends: Arc::default(), threads: Vec::new(), packets: Arc::default() };
+        let mut link = Self { name, number, ends: Arc::default(), threads: Vec::new(), packets: Arc::default() };
         for end in [End::Edge, End::Cloud] {
             if !ip(&["netns", "add", &link.namespace(end)]) {
                 return None;
             }
             link.connect(end);
         }
-        let mut link = link;
         link.carry(quality);
         Some(link)
     }
@@ -284,8 +285,4 @@ fn forward(
 
 fn ip(arguments: &[&str]) -> bool {
     succeeds(Command::new("ip").args(arguments))
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
 }

@@ -39,11 +39,19 @@ impl Site {
         std::fs::write(&file, text).expect("it is written");
         let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let server = Server::start("edge", dir.path(), Start::default()).await.expect("a server");
-        let address = server.address();
-        let path = file.to_str().expect("a path").to_owned();
-        causeway(tools, &["apply", &path, "--nats", &address]).await.ok();
-        let bus = Bus::connect(&address, &Credentials::default(), &pipeline.name, "test").await.expect("a bus");
-        Self { tools: tools.clone(), server, bus, pipeline, file, dir }
+        let bus = Bus::connect(&server.address(), &Credentials::default(), &pipeline.name, "test").await;
+        let site = Self { tools: tools.clone(), server, bus: bus.expect("a bus"), pipeline, file, dir };
+        site.apply().await;
+        site
+    }
+
+    /// Makes what of the pipeline is not there.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn apply(&self) {
+        let path = self.file.to_str().expect("a path");
+        causeway(&self.tools, &["apply", path, "--nats", &self.server.address()]).await.ok();
     }
 
     /// Kills its server and waits until it is gone.

@@ -2,14 +2,14 @@
 
 mod link;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use causeway_bus::{Budget, Bus, Carried, Carrier, Credentials, First, Line, Outgoing, Way, names};
+use causeway_bus::{Budget, Bus, Carried, Carrier, Credentials, First, Line, Outgoing, Pull, Way, names};
 use causeway_schemas::{Codec, Feature, Id, Message as _, Meta, decode_body, encode, header};
 use futures::StreamExt as _;
-use harness::{RELAY, Site, Tools, causeway, eventually, face, faces, relay_durable};
+use harness::{RELAY, Site, Tools, eventually, face, faces, relay_durable};
 use tokio::sync::oneshot;
 
 /// Two sites with the same pipeline; of the first a link's messages wait for a relay.
@@ -72,7 +72,19 @@ fn feature(number: usize) -> Outgoing {
     }
 }
 
-/// How often each message is stored, by id; and that each is what was published.
+/// Stores features at a site.
+async fn publish(bus: &Bus, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        bus.publish(&feature(number)).await.expect("it is stored");
+    }
+}
+
+/// Waits until so many are stored at a site.
+async fn comes(bus: &Bus, least: usize) {
+    eventually("so many", async || (stored(bus).await.len() >= least).then_some(())).await;
+}
+
+/// How often each message is stored, by id.
 async fn stored(bus: &Bus) -> BTreeMap<Id, usize> {
     let mut records = bus.scan("faces_extract", 1, false).await.expect("the link");
     let mut stored = BTreeMap::new();
@@ -156,22 +168,19 @@ async fn nothing_is_lost_when_either_server_or_the_relay_is_killed() {
             while publisher.publish(&feature(number)).await.is_err() {}
         }
     });
-    let across = async |cloud: &Bus, least: usize| {
-        eventually("some are across", async || (stored(cloud).await.len() >= least).then_some(())).await;
-    };
-    across(&cloud.bus, 300).await;
+    comes(&cloud.bus, 300).await;
     cloud.kill_server().await;
     eventually("trouble is told", async || relay.carried.trouble()).await;
     cloud.start_server().await;
-    across(&cloud.bus, 900).await;
+    comes(&cloud.bus, 900).await;
     eventually("all is well", async || relay.carried.trouble().is_none().then_some(())).await;
     edge.kill_server().await;
     edge.start_server().await;
-    across(&cloud.bus, 1500).await;
+    comes(&cloud.bus, 1500).await;
     for least in [1800, 2100, 2400] {
         drop(relay);
         relay = AtWork::start(&edge.bus, &cloud, "extract").await;
-        across(&cloud.bus, least).await;
+        comes(&cloud.bus, least).await;
     }
     publishing.await.expect("all is published");
     let stored = all_across(&edge.bus, &cloud.bus, ALL).await;
@@ -187,9 +196,7 @@ async fn a_full_link_over_there_stops_the_relay_and_shows() {
     let tools = Tools::find();
     // Room for a third of them.
     let [edge, cloud] = sites(&tools, "link_bytes = \"1MiB\"").await;
-    for number in 0..ALL {
-        edge.bus.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge.bus, 0..ALL).await;
     let relay = AtWork::start(&edge.bus, &cloud, "extract").await;
     let trouble = eventually("it is told", async || relay.carried.trouble()).await;
     assert!(trouble.contains("full"), "{trouble}");
@@ -199,11 +206,9 @@ async fn a_full_link_over_there_stops_the_relay_and_shows() {
     let takers = ["classify", "cluster"].map(|taker| {
         let bus = cloud.bus.clone();
         tokio::spawn(async move {
-            let mut pull = causeway_bus::Pull::shared(&bus, "faces_extract", taker, 64);
-            if taker == "cluster" {
-                pull = causeway_bus::Pull::pinned(&bus, "faces_extract", taker, 64);
-            }
-            let mut seen = std::collections::BTreeSet::new();
+            let of_taker = if taker == "cluster" { Pull::pinned } else { Pull::shared };
+            let mut pull = of_taker(&bus, "faces_extract", taker, 64);
+            let mut seen = BTreeSet::new();
             while seen.len() < ALL {
                 let delivery = pull.next().await;
                 seen.insert(delivery.id());
@@ -225,14 +230,11 @@ async fn nothing_is_lost_where_the_other_site_is_made_only_then() {
     let [edge, cloud] = sites(&tools, "").await;
     // As if it was never applied: a stream that takes a message before its durables are there keeps it for nobody.
     cloud.bus.delete_stream("faces_extract").await.expect("it was there");
-    for number in 0..ALL {
-        edge.bus.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge.bus, 0..ALL).await;
     let relay = AtWork::start(&edge.bus, &cloud, "extract").await;
     let trouble = eventually("it is told", async || relay.carried.trouble()).await;
     assert!(trouble.contains("causeway apply"), "{trouble}");
-    let file = cloud.pipeline.file.display().to_string();
-    causeway(&tools, &["apply", &file, "--nats", &cloud.server.address()]).await.ok();
+    cloud.apply().await;
     all_across(&edge.bus, &cloud.bus, ALL).await;
     relay.stop().await;
 }
@@ -243,18 +245,13 @@ async fn a_link_that_was_set_back_is_carried_as_it_is_now() {
     let tools = Tools::find();
     let [edge, cloud] = sites(&tools, "").await;
     let relay = AtWork::start(&edge.bus, &cloud, "extract").await;
-    for number in 0..ALL {
-        edge.bus.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge.bus, 0..ALL).await;
     all_across(&edge.bus, &cloud.bus, ALL).await;
     // Its numbers begin anew, while the relay lives.
     edge.bus.delete_stream("faces_extract").await.expect("it was there");
-    let file = edge.pipeline.file.display().to_string();
-    causeway(&tools, &["apply", &file, "--nats", &edge.server.address()]).await.ok();
+    edge.apply().await;
     relay_durable(&edge.bus, "extract").await;
-    for number in ALL..2 * ALL {
-        edge.bus.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge.bus, ALL..2 * ALL).await;
     eventually("all of both is there", async || (stored(&cloud.bus).await.len() == 2 * ALL).then_some(())).await;
     relay.stop().await;
 }
@@ -267,9 +264,7 @@ async fn what_the_other_broker_refuses_holds_up_nobody_else() {
     bound_messages(&cloud, 4096).await;
     let long = Outgoing { body: vec![7; 8000].into(), ..feature(0) };
     edge.bus.publish(&long).await.expect("it is stored");
-    for number in 1..100 {
-        edge.bus.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge.bus, 1..100).await;
     let relay = AtWork::start(&edge.bus, &cloud, "extract").await;
     eventually("the others are there", async || (stored(&cloud.bus).await.len() == 99).then_some(())).await;
     let trouble = eventually("it is told", async || relay.carried.trouble()).await;

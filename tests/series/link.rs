@@ -1,12 +1,11 @@
 //! A relay over a link that is slow, loses packets and is cut: how much comes through, and how soon it goes on.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use causeway_bus::{Bus, First, Outgoing, names};
 use causeway_schemas::{Codec, Feature, Id, Message as _, Meta, header};
+use causeway_stage::now_ns;
 use futures::StreamExt as _;
 use harness::{Across, Cut, Quality, RELAY, Tools, within};
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ const TOWN: Quality = Quality { delay: Duration::from_millis(10), loss: 0.0, rat
 /// Bytes of a message.
 const BYTES: usize = 4000;
 /// Messages a second that are captured meanwhile: 0.9 Mbit/s with their headers.
-const LIVE: u64 = 25;
+const LIVE: u32 = 25;
 /// How long a flow is measured.
 const FLOW: Duration = Duration::from_secs(20);
 /// How long it is looked what is normal.
@@ -90,10 +89,6 @@ async fn caught_up(edge: &Bus) {
     .await;
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-}
-
 /// One TCP connection, the relay, the relay, one TCP connection.
 pub(crate) async fn lossy(tools: &Tools, share: f64) -> Option<Lossy> {
     let across = Across::start(tools, Quality { loss: 0.01, ..TOWN }).await?;
@@ -127,25 +122,14 @@ pub(crate) async fn outage(tools: &Tools, how: Cut, first: First, lasted: Durati
     let flow = across.bare_flow(Duration::from_secs(5));
     let [edge, cloud] = across.buses.clone();
     let relay = across.relay(first, None);
-    let (publisher, stop) = (edge.clone(), Arc::new(AtomicBool::new(false)));
-    let stopped = Arc::clone(&stop);
-    let publishing = tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / LIVE as u32);
-        let mut number = 0;
-        while !stopped.load(Ordering::Relaxed) {
-            ticks.tick().await;
-            publisher.publish(&message(number)).await.expect("the edge stores it");
-            number += 1;
-        }
-        number
-    });
+    let publishing = across.publish(Duration::from_secs(1) / LIVE, message);
     tokio::time::sleep(NORMAL).await;
-    let cut_at = now();
+    let cut_at = now_ns();
     across.link.cut(how);
     tokio::time::sleep(lasted).await;
     let before = cloud.stream_state("faces_extract").await.expect("the cloud").expect("its link").last_sequence;
     let sent = relay.carried.messages();
-    let healed = (Instant::now(), now());
+    let healed = (Instant::now(), now_ns());
     across.link.heal();
     let durable = edge.durable_state("faces_extract", RELAY).await.expect("the edge").expect("the durable");
     let resumed = within(PATIENCE, "the first", async || {
@@ -158,10 +142,9 @@ pub(crate) async fn outage(tools: &Tools, how: Cut, first: First, lasted: Durati
         (durable.pending < 5 && durable.unacked < 20).then_some(())
     })
     .await;
-    let (caught_up_at, took) = (now(), healed.0.elapsed());
+    let (caught_up_at, took) = (now_ns(), healed.0.elapsed());
     let rate = (relay.carried.messages() - sent) as f64 * wire_bytes() / took.as_secs_f64();
-    stop.store(true, Ordering::Relaxed);
-    let all: usize = publishing.await.expect("all is published");
+    let all = publishing.stop().await;
     caught_up(&edge).await;
     let ((stored, _), (came, doubled)) = (times(&edge).await, times(&cloud).await);
     let p99 = |from: u64, to: u64| {

@@ -104,15 +104,7 @@ impl Bus {
         pipeline: &str,
         name: &str,
     ) -> Result<Self, BusError> {
-        let dial = Dial {
-            address: address.into(),
-            credentials: credentials.clone(),
-            pipeline: pipeline.into(),
-            name: name.into(),
-            patience: (CONNECT_TIMEOUT, RECONNECT_PAUSE.1),
-            ping: PING_INTERVAL,
-        };
-        dial.connect().await
+        Dial::here(address, credentials, pipeline, name).connect().await
     }
 
     /// The same connection, on which so many publishes may wait for their acks as long as it takes: who publishes measures that.
@@ -223,16 +215,22 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    /// To another site, over a link that may be cut at any time and is to be used as soon as it is there again.
-    pub(crate) fn across(address: &str, credentials: &Credentials, pipeline: &str, name: &str) -> Self {
+    /// To the site's own.
+    fn here(address: &str, credentials: &Credentials, pipeline: &str, name: &str) -> Self {
         Self {
             address: address.into(),
             credentials: credentials.clone(),
             pipeline: pipeline.into(),
             name: name.into(),
-            patience: (CONNECT_ACROSS_TIMEOUT, RECONNECT_ACROSS_PAUSE),
-            ping: PING_ACROSS_INTERVAL,
+            patience: (CONNECT_TIMEOUT, RECONNECT_PAUSE.1),
+            ping: PING_INTERVAL,
         }
+    }
+
+    /// To another site, over a link that may be cut at any time and is to be used as soon as it is there again.
+    pub(crate) fn across(address: &str, credentials: &Credentials, pipeline: &str, name: &str) -> Self {
+        let patience = (CONNECT_ACROSS_TIMEOUT, RECONNECT_ACROSS_PAUSE);
+        Self { patience, ping: PING_ACROSS_INTERVAL, ..Self::here(address, credentials, pipeline, name) }
     }
 
     /// Connects, once. A connection that was made is renewed for ever.

@@ -155,6 +155,8 @@ pub struct Carrier {
     held: BTreeMap<u64, Holding>,
     /// What is held and on nobody's way.
     due: BTreeSet<u64>,
+    /// What the other broker refused, and when it is due again.
+    later: BTreeSet<(Instant, u64)>,
     /// While much waits: what is newer and goes before it.
     lane: Option<Lane>,
     /// What was stored over there before the durable gave it.
@@ -177,8 +179,8 @@ struct Holding {
     /// Bytes on the wire.
     size: u64,
     was_sent: bool,
-    /// How often the other broker refused it, and until when it is left alone for that.
-    refused: (u32, Option<Instant>),
+    /// How often the other broker refused it.
+    refused: u32,
 }
 
 /// The long body of this name, which is its content; `None` where it is not to be had.
@@ -222,6 +224,7 @@ impl Carrier {
             carried: Arc::default(),
             held: BTreeMap::new(),
             due: BTreeSet::new(),
+            later: BTreeSet::new(),
             lane: None,
             ahead: Ranges::default(),
             fetching: None,
@@ -258,7 +261,7 @@ impl Carrier {
             let goes_on = until.is_none();
             let next = if goes_on { self.next() } else { None };
             let sends_at = next.map(|_| self.budget.ready_at());
-            let retries_at = self.retries_at().filter(|_| goes_on && next.is_none());
+            let later_at = self.later.first().map(|(at, _)| *at).filter(|_| goes_on);
             let dead_at = self.window.dead_at().filter(|_| self.rest.is_none());
             tokio::select! {
                 biased;
@@ -281,11 +284,14 @@ impl Carrier {
                     self.fetched = Some(fetched);
                 }
                 // At once: what waits here nobody keeps alive.
-                Some(delivery) = deliveries.recv(), if goes_on => self.hold(delivery),
+                Some((delivery, size)) = deliveries.recv(), if goes_on => self.hold(delivery, size),
                 Some(ended) = pulling.join_next(), if goes_on => {
                     if let Err(error) = ended {
                         std::panic::resume_unwind(error.into_panic());
                     }
+                }
+                () = at(later_at) => {
+                    self.due.extend(self.later.pop_first().map(|(_, sequence)| sequence));
                 }
                 read = read(&mut self.lane), if goes_on => self.is_read(read),
                 () = at(sends_at) => {
@@ -293,16 +299,14 @@ impl Carrier {
                         self.send(next).await;
                     }
                 }
-                () = at(retries_at) => self.retry(),
             }
             self.carried.held.store(self.held.len() as u64, Ordering::Relaxed);
         }
     }
 
-    fn hold(&mut self, delivery: Delivery) {
+    fn hold(&mut self, delivery: Delivery, size: u64) {
         let Delivery { sequence, stored_at, pending, .. } = delivery;
         self.carried.waiting.store(pending, Ordering::Relaxed);
-        let size = size_of(&delivery.subject, &delivery.headers, &delivery.body);
         let delivery = Arc::new(delivery);
         match self.held.get_mut(&sequence) {
             // It came again since it was not kept alive in time: the newer delivery is the one to ack.
@@ -311,7 +315,7 @@ impl Carrier {
                 return;
             }
             // Otherwise the stream was set back, and this is another message.
-            _ => self.held.insert(sequence, Holding { delivery, size, was_sent: false, refused: (0, None) }),
+            _ => self.held.insert(sequence, Holding { delivery, size, was_sent: false, refused: 0 }),
         };
         if self.ahead.contains(sequence, stored_at) {
             self.acknowledge(sequence);
@@ -362,8 +366,7 @@ impl Carrier {
         let mut next = if let Some((sequence, size)) = self.lane.as_ref().and_then(Lane::next) {
             Next { sequence, is_new: true, size }
         } else {
-            let ready = |sequence: &&u64| self.held.get(sequence).is_none_or(|held| held.refused.1.is_none());
-            let sequence = *self.due.iter().find(ready)?;
+            let sequence = *self.due.first()?;
             Next { sequence, is_new: false, size: self.held.get(&sequence).map_or(0, |holding| holding.size) }
         };
         if let Some(reference) = self.reference(next) {
@@ -415,7 +418,7 @@ impl Carrier {
         let sent_at = Instant::now();
         let (headers, if_absent) = forwarded(&headers);
         let answer = move |stored| Answer { sequence, stored_at, size, sent_at, is_long, if_absent, stored };
-        let unsure = |subject: &str, why: &str| Err(PublishError::Unsure { subject: subject.into(), why: why.into() });
+        let unsure = |why: &str| Err(PublishError::Unsure { subject: "it".into(), why: why.into() });
         let (far, mut renewals) = (self.far.clone(), self.line.renewals());
         let patience = LOST + Duration::from_secs_f64(long.as_ref().unwrap_or(&body).len() as f64 / LEAST_RATE);
         let stored = if is_long {
@@ -433,8 +436,8 @@ impl Carrier {
             tokio::select! {
                 biased;
                 stored = stored => answer(stored),
-                _ = renewals.changed() => answer(unsure("it", "the connection was given up")),
-                () = tokio::time::sleep(patience) => answer(unsure("it", "no answer to it")),
+                _ = renewals.changed() => answer(unsure("the connection was given up")),
+                () = tokio::time::sleep(patience) => answer(unsure("there is no answer")),
             }
         };
         self.answers.push(answered.boxed());
@@ -447,46 +450,34 @@ impl Carrier {
         } else {
             self.window.answered(size, sent_at.elapsed(), self.lane.is_some());
         }
-        match stored {
-            Ok(_) => self.stored(sequence, stored_at),
-            // An outcome that is there already is stored.
-            Err(PublishError::Fenced { .. }) if if_absent => self.stored(sequence, stored_at),
-            Err(error) => {
-                let new = self.lane.as_mut().and_then(|lane| lane.answered(sequence));
-                if let Some(holding) = self.held.get_mut(&sequence) {
-                    self.due.insert(sequence);
-                    if concerns_it_alone(&error) {
-                        let (times, until) = &mut holding.refused;
-                        *times = times.saturating_add(1);
-                        *until = Some(Instant::now() + REFUSED.0.saturating_mul(1 << (*times).min(8)).min(REFUSED.1));
-                        self.carried.say(Some(&format!("at the other site: {error}")));
-                        return;
-                    }
-                } else if let (Some(record), Some(lane)) = (new, &mut self.lane)
-                    && !concerns_it_alone(&error)
-                {
-                    lane.is_due(record);
-                }
-                self.rests(&error);
+        let error = match stored {
+            Err(PublishError::Fenced { .. }) if if_absent => None,
+            stored => stored.err(),
+        };
+        // An outcome that is there already is stored.
+        let Some(error) = error else { return self.stored(sequence, stored_at) };
+        let new = self.lane.as_mut().and_then(|lane| lane.answered(sequence));
+        if concerns_it_alone(&error) {
+            // One that the durable has not given yet is sent when it does.
+            if let Some(holding) = self.held.get_mut(&sequence) {
+                holding.refused = holding.refused.saturating_add(1);
+                let pause = REFUSED.0.saturating_mul(1 << holding.refused.min(8)).min(REFUSED.1);
+                self.later.insert((Instant::now() + pause, sequence));
+                self.carried.say(Some(&format!("at the other site: {error}")));
             }
+            return;
         }
-    }
-
-    /// When what was refused is sent again.
-    fn retries_at(&self) -> Option<Instant> {
-        self.held.values().filter_map(|holding| holding.refused.1).min()
-    }
-
-    fn retry(&mut self) {
-        let now = Instant::now();
-        for holding in self.held.values_mut() {
-            holding.refused.1 = holding.refused.1.filter(|until| *until > now);
+        if self.held.contains_key(&sequence) {
+            self.due.insert(sequence);
+        } else if let (Some(record), Some(lane)) = (new, &mut self.lane) {
+            lane.is_due(record);
         }
+        self.rests(&error);
     }
 
     /// One pause for all that failed together.
     fn rests(&mut self, error: &PublishError) {
-        if self.rest.is_some() || concerns_it_alone(error) {
+        if self.rest.is_some() {
             return;
         }
         tracing::debug!(%error, "not carried; it is sent again");
@@ -595,15 +586,16 @@ async fn fetch(near: Bus, reference: String) -> Fetched {
     Fetched { reference, body: None }
 }
 
-/// Pulls for ever, no more at once than may be held.
-async fn pull(bus: Bus, way: Way, coming: mpsc::UnboundedSender<Delivery>) {
-    let mut size = FIRST_SIZE as f64;
-    let mut pull = Pull::shared(&bus, &way.stream, &way.durable, held_of(size)).of_bytes(HELD_BYTES);
-    while !coming.is_closed() {
+/// Pulls for ever, no more at once than may be held; gives each message with its size.
+async fn pull(bus: Bus, way: Way, coming: mpsc::UnboundedSender<(Delivery, u64)>) {
+    let mut mean = FIRST_SIZE as f64;
+    let mut pull = Pull::shared(&bus, &way.stream, &way.durable, held_of(mean)).of_bytes(HELD_BYTES);
+    loop {
         let delivery = pull.next().await;
-        size += (size_of(&delivery.subject, &delivery.headers, &delivery.body) as f64 - size) / 16.0;
-        pull.set_held(held_of(size));
-        if coming.send(delivery).is_err() {
+        let size = size_of(&delivery.subject, &delivery.headers, &delivery.body);
+        mean += (size as f64 - mean) / 16.0;
+        pull.set_held(held_of(mean));
+        if coming.send((delivery, size)).is_err() {
             return;
         }
     }

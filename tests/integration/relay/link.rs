@@ -1,13 +1,11 @@
 //! The same over a link that is slow, loses packets and is cut.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use causeway_bus::{First, Outgoing};
 use harness::{Across, Cut, End, Quality, RELAY, Tools, eventually, may_skip};
 
-use super::{all_across, feature, stored};
+use super::{all_across, comes, feature, publish, stored};
 
 /// A link on which nothing is lost, and that has room for everything.
 const GOOD: Quality = Quality { delay: Duration::from_millis(5), loss: 0.0, rate: None };
@@ -37,22 +35,8 @@ async fn a_cut_loses_nothing_and_doubles_nothing() {
     let Some(across) = across(Quality { loss: 0.01, ..GOOD }).await else { return };
     let [edge, cloud] = across.buses.clone();
     let relay = across.relay(First::Oldest, None);
-    let (publisher, ends) = (edge.clone(), Arc::new(AtomicBool::new(false)));
-    let told = Arc::clone(&ends);
-    let publishing = tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(Duration::from_millis(5));
-        let mut number = 0;
-        while !told.load(Ordering::Relaxed) {
-            ticks.tick().await;
-            publisher.publish(&feature(number)).await.expect("the edge stores it, whatever the link does");
-            number += 1;
-        }
-        number
-    });
-    let comes = async |least: usize| {
-        eventually("some come across", async || (stored(&cloud).await.len() >= least).then_some(())).await;
-    };
-    comes(100).await;
+    let publishing = across.publish(Duration::from_millis(5), feature);
+    comes(&cloud, 100).await;
     for how in [Cut::Drop, Cut::Reset] {
         across.link.cut(how);
         let behind =
@@ -63,10 +47,9 @@ async fn a_cut_loses_nothing_and_doubles_nothing() {
         eventually("more waits", async || behind().await.filter(|durable| durable.pending > 400)).await;
         assert_eq!(stored(&cloud).await.len(), before, "{how:?}: it is cut");
         across.link.heal();
-        comes(before + 400).await;
+        comes(&cloud, before + 400).await;
     }
-    ends.store(true, Ordering::Relaxed);
-    let all = publishing.await.expect("all is published");
+    let all = publishing.stop().await;
     let stored = all_across(&edge, &cloud, all).await;
     let twice: Vec<_> = stored.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
@@ -78,10 +61,8 @@ async fn a_long_body_comes_across_although_the_link_is_cut_meanwhile() {
     let [edge, cloud] = across.buses.clone();
     let relay = across.relay(First::Oldest, None);
     // It knows what the link does.
-    for number in 1..50 {
-        edge.publish(&feature(number)).await.expect("it is stored");
-    }
-    eventually("all are across", async || (stored(&cloud).await.len() == 49).then_some(())).await;
+    publish(&edge, 1..50).await;
+    comes(&cloud, 49).await;
     // Some 4 s of the link.
     let long = Outgoing { body: vec![7; 9 << 20].into(), ..feature(0) };
     edge.publish(&long).await.expect("it is stored");
@@ -102,15 +83,11 @@ async fn what_is_new_goes_first_where_that_is_asked_for() {
     const NEW: usize = 100;
     let Some(mut across) = across(GOOD).await else { return };
     let [edge, cloud] = across.buses.clone();
-    for number in 0..OLD {
-        edge.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge, 0..OLD).await;
     // Some 4 s for all that waits.
     let relay = across.relay(First::Newest, Some(1 << 20));
-    eventually("it has begun", async || (stored(&cloud).await.len() > 600).then_some(())).await;
-    for number in OLD..OLD + NEW {
-        edge.publish(&feature(number)).await.expect("it is stored");
-    }
+    comes(&cloud, 601).await;
+    publish(&edge, OLD..OLD + NEW).await;
     let all = all_across(&edge, &cloud, OLD + NEW).await;
     assert!(all.values().all(|&times| times == 1));
     assert_eq!(relay.carried.messages(), (OLD + NEW) as u64, "what went first is not sent again");
@@ -124,18 +101,11 @@ async fn what_is_new_goes_first_where_that_is_asked_for() {
     // The cloud dies and then the relay, while it is far behind and new ones are ahead: another one goes on.
     let all = OLD + NEW;
     across.kill_server(End::Cloud).await;
-    for number in all..all + OLD {
-        edge.publish(&feature(number)).await.expect("it is stored");
-    }
+    publish(&edge, all..all + OLD).await;
     across.start_server(End::Cloud).await;
-    let comes = async |least: usize| {
-        eventually("more comes", async || (stored(&cloud).await.len() >= least).then_some(())).await;
-    };
-    comes(all + 300).await;
-    for number in all + OLD..all + OLD + NEW {
-        edge.publish(&feature(number)).await.expect("it is stored");
-    }
-    comes(all + 500).await;
+    comes(&cloud, all + 300).await;
+    publish(&edge, all + OLD..all + OLD + NEW).await;
+    comes(&cloud, all + 500).await;
     relay.kill();
     let _relay = across.relay(First::Newest, None);
     all_across(&edge, &cloud, all + OLD + NEW).await;

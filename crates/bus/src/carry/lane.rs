@@ -5,7 +5,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::size_of;
-use crate::{Bus, BusError, Record};
+use crate::{Bus, Record};
 
 /// New messages that are read at once, and that are on their way before older ones.
 const AT_ONCE: usize = 32;
@@ -119,7 +119,6 @@ async fn new_ones(bus: Bus, stream: String, next: u64) -> Read {
         let pause = match bus.batch_from(&stream, next, AT_ONCE, BYTES).await {
             Ok(records) if records.is_empty() => EVERY,
             Ok(records) => return Read { next, records },
-            Err(BusError::Unreachable { .. } | BusError::Request { .. }) => PAUSE,
             Err(error) => {
                 tracing::debug!(%error, "what is new is not read; it comes again");
                 PAUSE

@@ -144,20 +144,14 @@ impl Gathered {
         }
         let mut folds = Vec::new();
         for spec in pipeline.stages.iter().filter(|spec| spec.folds) {
-            let streams_of =
-                [names::changelog(&pipeline.name, &spec.name), names::snapshots(&pipeline.name, &spec.name)];
-            let [changelog, snapshots] = streams_of.each_ref().map(|stream| bus.stream_state(stream));
-            let (changelog, snapshots) = (changelog.await?, snapshots.await?);
-            if let (Some(changelog), Some(_)) = (changelog, snapshots) {
-                folds.push(FoldStatus::of(&spec.name, changelog, bus.snapshots(&spec.name).await?.first()));
+            let changelog = names::changelog(&pipeline.name, &spec.name);
+            // Of these the agent keeps the bound, not the server.
+            let changelog = own_stream(bus, pipeline, &changelog, Some(pipeline.keep_changes)).await?;
+            let snapshots = own_stream(bus, pipeline, &names::snapshots(&pipeline.name, &spec.name), None).await?;
+            if let (Some(state), Some(_)) = (changelog.state, snapshots.state) {
+                folds.push(FoldStatus::of(&spec.name, state, bus.snapshots(&spec.name).await?.first()));
             }
-            let most = [Some(pipeline.keep_changes), None];
-            for ((name, state), most) in streams_of.into_iter().zip([changelog, snapshots]).zip(most) {
-                let name = name.trim_start_matches(&format!("{}_", pipeline.name)).to_owned();
-                // Of these the agent keeps the bound, not the server.
-                let state = state.map(|state| StreamState { max_bytes: most, ..state });
-                streams.push(StreamStatus { name, is_link: false, kept: None, state });
-            }
+            streams.extend([changelog, snapshots]);
         }
         for link in [names::EMPTY, names::DEAD] {
             streams.push(stream(bus, pipeline, link, false, Some(pipeline.keep_outcomes.age)).await?);
@@ -257,6 +251,18 @@ async fn stream(
 ) -> anyhow::Result<StreamStatus> {
     let state = bus.stream_state(&names::stream(&pipeline.name, name)).await?;
     Ok(StreamStatus { name: name.into(), is_link, kept, state })
+}
+
+/// A stream of the runtime's own, by its whole name, with the bound that the agent keeps.
+async fn own_stream(
+    bus: &Bus,
+    pipeline: &Pipeline,
+    whole: &str,
+    max_bytes: Option<u64>,
+) -> anyhow::Result<StreamStatus> {
+    let name = whole.strip_prefix(&names::stream(&pipeline.name, "")).unwrap_or(whole);
+    let status = stream(bus, pipeline, name, false, None).await?;
+    Ok(StreamStatus { state: status.state.map(|state| StreamState { max_bytes, ..state }), ..status })
 }
 
 fn stage_json(stage: &StageStatus) -> Value {
