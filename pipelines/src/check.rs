@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::ops::{Range, RangeInclusive};
@@ -10,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::fault::{Draft, Findings, MAX_FILE_BYTES, PipelineError, SEPARATOR, did_you_mean};
-use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenStage};
+use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenSite, WrittenStage};
 use crate::pipeline::{
     DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults,
 };
@@ -19,7 +20,7 @@ use crate::test_spec::TestSpec;
 use crate::tests_form::WrittenTests;
 use crate::topology::in_graph_order;
 use crate::written::{self, Override, in_file_order, merge, read, span_of};
-use crate::{Batch, Keep, Pipeline, StageSpec};
+use crate::{Batch, Keep, Pipeline, SiteSpec, StageSpec};
 
 /// Most stages of one pipeline: some tens of times what people write.
 const MAX_STAGES: usize = 256;
@@ -28,7 +29,13 @@ const MAX_STAGES: usize = 256;
 pub(crate) const MAX_NAME_LEN: usize = 48;
 
 /// What the runtime publishes and stores beside the stages' links: neither a stage nor a link may be called so.
-pub(crate) const RESERVED: [&str; 5] = ["dead", "empty", "log", "outcomes", "advisories"];
+pub(crate) const RESERVED: [&str; 7] = ["dead", "empty", "receipt", "log", "outcomes", "advisories", "relay"];
+
+/// The durables of relays are called so, with the site behind it.
+pub(crate) const RELAY_PREFIX: &str = "relay-";
+
+/// Most sites of one pipeline: a hundred is what a hub was measured with.
+const MAX_SITES: usize = 1024;
 
 /// The streams of a fold's changes and of its snapshots are called like its stage with these behind it.
 pub(crate) const FOLD_SUFFIXES: [&str; 2] = ["_log", "_state"];
@@ -53,6 +60,12 @@ pub(crate) const QUARANTINE_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(64).
 
 /// How long one message may take, ms.
 pub(crate) const MAX_PROCESS_MS: RangeInclusive<u64> = 100..=3_600_000;
+
+/// Bytes a second that a site may send: below this not even a heartbeat would come through in time.
+pub(crate) const BYTES_PER_S: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::tib(1);
+
+/// How an address begins that a NATS client knows.
+const SCHEMES: [&str; 4] = ["nats://", "tls://", "ws://", "wss://"];
 
 /// Bytes that `keep` may hold.
 pub(crate) const KEEP_BYTES: RangeInclusive<ByteSize> = ByteSize::mib(1)..=ByteSize::tib(16);
@@ -210,13 +223,17 @@ pub(crate) struct Draught<'a> {
     pub(crate) uses: Option<&'static Use>,
     /// Not told again where it could not be read.
     pub(crate) from_unreadable: bool,
-    pub(crate) site: String,
+    pub(crate) sites: Vec<String>,
     pub(crate) from: Vec<(String, Range<usize>)>,
     pub(crate) link: Option<String>,
     pub(crate) spec: Option<StageSpec>,
 }
 
 impl Draught<'_> {
+    pub(crate) fn runs_at(&self, site: &str) -> bool {
+        self.sites.iter().any(|known| known == site)
+    }
+
     pub(crate) fn at(&self, key: &str) -> Range<usize> {
         span_of(self.table, key).unwrap_or_else(|| self.name_at.clone())
     }
@@ -230,24 +247,32 @@ pub(crate) struct Check<'f, 'i> {
 impl Check<'_, '_> {
     fn pipeline(&mut self, path: &Path, root: &Spanned<DeTable<'_>>) -> Pipeline {
         let written = read::<WrittenPipeline>(root, None, &[], self.findings);
-        let (name, keep) = match written {
+        let mut are_sites_read = false;
+        let (name, keep, sites) = match written {
             Some(written) => {
+                are_sites_read = !written.left_out.iter().any(|key| key == "site" || key.starts_with("site."));
                 if !written.left_out.iter().any(|key| key == "pipeline") {
                     self.pipeline_name(root.get_ref(), written.value.pipeline.as_deref());
                 }
-                (written.value.pipeline.unwrap_or_default(), written.value.keep)
+                (written.value.pipeline.unwrap_or_default(), written.value.keep, written.value.site)
             }
-            None => (String::new(), WrittenKeeps::default()),
+            None => (String::new(), WrittenKeeps::default(), BTreeMap::new()),
         };
-        let sites = self.sites(root.get_ref());
+        let sites = self.sites(root.get_ref(), sites);
+        // A key that could not be read was told, and may be the one that is missing.
+        if are_sites_read {
+            self.hub(root.get_ref(), &sites);
+        }
         let mut stages = self.stages(root.get_ref(), &sites);
         self.graph(&stages);
         self.places(&stages);
         self.links(&stages, &name);
         self.parts(&mut stages);
+        let hub = sites.iter().find(|site| site.is_hub).unwrap_or(&sites[0]);
         Pipeline {
             name,
             file: path.into(),
+            here: hub.name.clone(),
             sites,
             stages: in_graph_order(&mut stages),
             keep_captured: self.keep(root.get_ref(), "captured", keep.captured.as_ref(), DEFAULT_KEEP_CAPTURED),
@@ -290,16 +315,74 @@ impl Check<'_, '_> {
         }
     }
 
-    fn sites(&mut self, root: &DeTable<'_>) -> Vec<String> {
-        let Some(DeValue::Table(sites)) = root.get("site").map(Spanned::get_ref) else {
-            return vec![DEFAULT_SITE.into()];
+    fn sites(&mut self, root: &DeTable<'_>, mut written: BTreeMap<String, WrittenSite>) -> Vec<SiteSpec> {
+        let entries = match root.get("site").map(Spanned::get_ref) {
+            Some(DeValue::Table(sites)) => in_file_order(sites),
+            _ => Vec::new(),
         };
-        let sites = in_file_order(sites);
-        for (key, _) in &sites {
-            self.token(&key.span(), "site", key.get_ref(), None, &format!("site.{}", key.get_ref()));
+        if let Some((key, _)) = entries.get(MAX_SITES) {
+            self.findings.push(key.span(), Draft::new(format!("a pipeline has at most {MAX_SITES} sites")).key("site"));
         }
-        let names: Vec<String> = sites.iter().map(|(key, _)| key.get_ref().to_string()).collect();
-        if names.is_empty() { vec![DEFAULT_SITE.into()] } else { names }
+        let mut sites = Vec::new();
+        for (key, _) in entries.iter().take(MAX_SITES) {
+            let name = key.get_ref().to_string();
+            self.token(&key.span(), "site", &name, None, &format!("site.{name}"));
+            let written = written.remove(&name).unwrap_or_default();
+            sites.push(self.site(root, name, written, entries.len() == 1));
+        }
+        if sites.is_empty() {
+            sites.push(self.site(root, DEFAULT_SITE.into(), WrittenSite::default(), true));
+        }
+        sites
+    }
+
+    fn site(&mut self, root: &DeTable<'_>, name: String, written: WrittenSite, is_only: bool) -> SiteSpec {
+        let WrittenSite { hub, address, credentials, bytes_per_s, first } = written;
+        let mut refuse = |key: &str, message: String, help: Option<String>| {
+            let key = format!("site.{name}.{key}");
+            self.findings.push(span_of(root, &key).unwrap_or_default(), Draft::new(message).key(&key).help(help));
+        };
+        if let Some(bytes) = bytes_per_s.filter(|bytes| !BYTES_PER_S.contains(bytes)) {
+            refuse("bytes_per_s", out_of_range("bytes_per_s", bytes, &BYTES_PER_S), None);
+        }
+        let is_good =
+            |one: &str| SCHEMES.iter().any(|scheme| one.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+        if address.as_ref().is_some_and(|address| !address.split(',').all(|one| is_good(one.trim()))) {
+            let help =
+                Some("write address = \"nats://HOST:4222\"; several servers of a cluster with commas".to_owned());
+            refuse("address", "`address` is no address of a NATS server".into(), help);
+        }
+        let is_hub = is_only || hub == Some(true);
+        for (key, is_said) in [("bytes_per_s", bytes_per_s.is_some()), ("first", first.is_some())] {
+            if is_hub && is_said {
+                let help = Some("say it at a site that dials the hub".to_owned());
+                refuse(key, format!("`{key}` is about what goes to the hub, and {name} is the hub"), help);
+            }
+        }
+        SiteSpec {
+            name,
+            is_hub,
+            address,
+            credentials,
+            bytes_per_s: bytes_per_s.map(|bytes| bytes.0),
+            first: first.unwrap_or_default(),
+        }
+    }
+
+    /// One of several is the hub.
+    fn hub(&mut self, root: &DeTable<'_>, sites: &[SiteSpec]) {
+        let mut hubs = sites.iter().filter(|site| site.is_hub);
+        let Some(first) = hubs.next() else {
+            let help = Some(format!("write hub = true under [site.{}], or another", sites[sites.len() - 1].name));
+            let draft = Draft::new("none of the sites is the hub, which the others dial").key("site").help(help);
+            self.findings.push(span_of(root, "site").unwrap_or_default(), draft.of_absence());
+            return;
+        };
+        for second in hubs {
+            let key = format!("site.{}.hub", second.name);
+            let draft = Draft::new(format!("{} is the hub already: there is one", first.name)).key(&key);
+            self.findings.push(span_of(root, &key).unwrap_or_default(), draft);
+        }
     }
 
     fn keep(&mut self, root: &DeTable<'_>, which: &str, written: Option<&WrittenKeep>, default: Keep) -> Keep {
@@ -318,7 +401,7 @@ impl Check<'_, '_> {
         Keep { age: age.unwrap_or(default.age), bytes: bytes.map_or(default.bytes, |bytes| bytes.0) }
     }
 
-    fn stages<'a>(&mut self, root: &'a DeTable<'a>, sites: &[String]) -> Vec<Draught<'a>> {
+    fn stages<'a>(&mut self, root: &'a DeTable<'a>, sites: &[SiteSpec]) -> Vec<Draught<'a>> {
         let entries = match root.get("stage").map(Spanned::get_ref) {
             Some(DeValue::Table(stages)) => in_file_order(stages),
             None => Vec::new(),
@@ -348,11 +431,12 @@ impl Check<'_, '_> {
         key: &Spanned<std::borrow::Cow<'_, str>>,
         table_at: Range<usize>,
         table: &'a DeTable<'a>,
-        sites: &[String],
+        sites: &[SiteSpec],
     ) -> Draught<'a> {
         let (name, name_at) = (key.get_ref().to_string(), key.span());
         self.token(&name_at, "stage", &name, Some(&name), "stage");
-        if RESERVED.contains(&name.as_str()) || FOLD_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
+        let is_taken = |suffix: &&str| name.ends_with(suffix);
+        if RESERVED.contains(&name.as_str()) || name.starts_with(RELAY_PREFIX) || FOLD_SUFFIXES.iter().any(is_taken) {
             let draft = Draft::new(format!("`{name}` is the runtime's own: no stage is called so"));
             self.findings.push(name_at.clone(), draft.stage(Some(&name)).key("stage"));
         }
@@ -370,7 +454,7 @@ impl Check<'_, '_> {
             name_at,
             table,
             uses: None,
-            site: sites[0].clone(),
+            sites: vec![sites[0].name.clone()],
             from: Vec::new(),
             link: None,
             spec: None,
@@ -412,7 +496,7 @@ impl Check<'_, '_> {
     }
 
     /// The keys of every stage.
-    fn general(&mut self, stage: &mut Draught<'_>, written: WrittenStage, sites: &[String]) {
+    fn general(&mut self, stage: &mut Draught<'_>, written: WrittenStage, sites: &[SiteSpec]) {
         let name = stage.name.clone();
         self.bounded(stage, "workers", written.workers, &WORKERS);
         self.bounded(stage, "batch.max", written.batch.max, &BATCH_MAX);
@@ -427,19 +511,12 @@ impl Check<'_, '_> {
                 self.findings.push(stage.at("emits"), draft.stage(Some(&name)).key("emits"));
             }
         }
-        if let Some(site) = written.site {
-            if sites.contains(&site) {
-                stage.site = site;
-            } else {
-                let known = || Some(format!("sites here: {}", sites.join(", ")));
-                let help = did_you_mean(&site, sites.iter().map(String::as_str)).or_else(known);
-                let draft = Draft::new(format!("there is no site `{site}`")).stage(Some(&name)).key("site").help(help);
-                self.findings.push(stage.at("site"), draft.of_absence());
-            }
+        if let Some(written) = written.site {
+            stage.sites = self.sites_of(stage, &written, sites);
         }
         // More than there can be stages has one of them twice, which is told.
         let from = written.from.unwrap_or_default().into_iter().take(MAX_STAGES + 1);
-        stage.from = from.enumerate().map(|(place, from)| (from, stage.place_in_from(place))).collect();
+        stage.from = from.enumerate().map(|(place, from)| (from, stage.place_in("from", place))).collect();
         let Some(uses) = stage.uses else { return };
         self.one_worker(stage, written.workers, uses);
         let link = written.emits.unwrap_or_else(|| uses.gives.into());
@@ -448,7 +525,7 @@ impl Check<'_, '_> {
             name,
             uses: uses.name.into(),
             from: stage.from.iter().map(|(from, _)| from.clone()).collect(),
-            site: stage.site.clone(),
+            sites: stage.sites.clone(),
             workers: written.workers.unwrap_or(defaults::WORKERS),
             batch: Batch {
                 max: written.batch.max.unwrap_or(defaults::BATCH_MAX),
@@ -463,6 +540,40 @@ impl Check<'_, '_> {
             folds: uses.folds,
             options: toml::Table::new(),
         });
+    }
+
+    /// The sites that a stage names; by default the first.
+    fn sites_of(&mut self, stage: &Draught<'_>, written: &[String], sites: &[SiteSpec]) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        let names = || sites.iter().map(|site| site.name.as_str());
+        let draft = |message: String| Draft::new(message).stage(Some(&stage.name)).key("site");
+        if written.is_empty() {
+            let help = Some(format!("sites here: {}", names().collect::<Vec<_>>().join(", ")));
+            self.findings.push(stage.at("site"), draft("it runs at no site".into()).help(help));
+        }
+        // More than there can be sites has one of them twice.
+        for (place, name) in written.iter().take(MAX_SITES + 1).enumerate() {
+            let is_meant = |site: &&str| match name.strip_suffix('*') {
+                Some(begin) => site.starts_with(begin),
+                None => *site == name,
+            };
+            let mut meant = names().filter(is_meant).peekable();
+            if meant.peek().is_none() {
+                let known = || Some(format!("sites here: {}", names().collect::<Vec<_>>().join(", ")));
+                let help = did_you_mean(name, names()).or_else(known);
+                let draft = draft(format!("there is no site `{name}`")).help(help).of_absence();
+                self.findings.push(stage.place_in("site", place), draft);
+            }
+            if written[..place].contains(name) {
+                self.findings.push(stage.place_in("site", place), draft(format!("`{name}` stands here twice")));
+            }
+            for site in meant {
+                if !found.iter().any(|known| known == site) {
+                    found.push(site.into());
+                }
+            }
+        }
+        if found.is_empty() { vec![sites[0].name.clone()] } else { found }
     }
 
     fn one_worker(&mut self, stage: &Draught<'_>, workers: Option<usize>, uses: &Use) {
@@ -508,11 +619,11 @@ impl Check<'_, '_> {
 }
 
 impl Draught<'_> {
-    /// Where a name in `from` stands.
-    fn place_in_from(&self, place: usize) -> Range<usize> {
-        match self.table.get("from").map(Spanned::get_ref) {
-            Some(DeValue::Array(names)) => names.get(place).map_or_else(|| self.at("from"), Spanned::span),
-            _ => self.at("from"),
+    /// Where a name in a list stands.
+    fn place_in(&self, key: &str, place: usize) -> Range<usize> {
+        match self.table.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(names)) => names.get(place).map_or_else(|| self.at(key), Spanned::span),
+            _ => self.at(key),
         }
     }
 }

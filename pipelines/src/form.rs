@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -11,13 +12,14 @@ use crate::pipeline::{
     DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SYNC, Sync, defaults,
 };
 use crate::schema::{ALWAYS, Age, Names, Often, Size, link_names, pipeline_names, shown_keep, shown_size};
+use crate::sites::First;
 use crate::tests_form::WrittenTest;
 
 /// A pipeline file as it is written: every key may be absent, none is unknown. What is said of the keys here is what an editor
 /// shows.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::zero_sized_map_values, reason = "sites, stages and tests are read here for their faults alone")]
+#[expect(clippy::zero_sized_map_values, reason = "stages and tests are read here for their faults alone")]
 pub(crate) struct WrittenPipeline {
     /// The pipeline's name: the first word of every subject. Letters, digits and `-`.
     #[schemars(extend("pattern" = pipeline_names()))]
@@ -26,10 +28,11 @@ pub(crate) struct WrittenPipeline {
     #[serde(default)]
     #[schemars(!default)]
     pub(crate) keep: WrittenKeeps,
-    /// The sites that stages run at; `edge` where the file names none.
-    #[serde(default, rename = "site")]
+    /// The places that stages run at, each with a NATS server of its own; `edge` where the file names none. Where there are several, one
+    /// is the hub.
+    #[serde(default)]
     #[schemars(!default, with = "BTreeMap<String, WrittenSite>")]
-    _site: BTreeMap<String, WrittenSite>,
+    pub(crate) site: BTreeMap<String, WrittenSite>,
     /// The steps of the pipeline: `[stage.NAME]` takes one kind of message and gives another.
     #[serde(default, rename = "stage")]
     #[schemars(!default, with = "BTreeMap<String, WrittenStage>")]
@@ -77,10 +80,25 @@ pub(crate) struct WrittenKeep {
     pub(crate) bytes: Option<ByteSize>,
 }
 
-/// A site has no keys of its own yet.
-#[derive(Deserialize, JsonSchema)]
+/// A place with a NATS server of its own.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct WrittenSite {}
+pub(crate) struct WrittenSite {
+    /// Whether the other sites dial this one; what goes from one of them to another passes through it. Where there are several sites,
+    /// one says `true`.
+    #[schemars(extend("default" = false))]
+    pub(crate) hub: Option<bool>,
+    /// Where its NATS server is: `"nats://cloud.example:4222"`. Without one `causeway up` starts a server of its own.
+    pub(crate) address: Option<String>,
+    /// A file with NATS credentials for it, relative to the pipeline file.
+    pub(crate) credentials: Option<PathBuf>,
+    /// Most bytes a second that this site sends to the hub: `"500KB"`. Without one, as many as the link takes.
+    #[schemars(with = "Option<Size>")]
+    pub(crate) bytes_per_s: Option<ByteSize>,
+    /// What goes to the hub first when much waits, as after a link was down: what has waited longest, or what comes from now on.
+    #[schemars(extend("default" = "oldest"))]
+    pub(crate) first: Option<First>,
+}
 
 /// The keys of every stage: those in `STAGE_KEYS`.
 #[derive(Deserialize, JsonSchema)]
@@ -92,8 +110,11 @@ pub(crate) struct WrittenStage {
     #[serde(default, deserialize_with = "one_or_many")]
     #[schemars(!default, with = "Names")]
     pub(crate) from: Option<Vec<String>>,
-    /// Where it runs: a `[site.NAME]` of the file; by default the first.
-    pub(crate) site: Option<String>,
+    /// Where it runs: a `[site.NAME]` of the file, or a list of them; by default the first. `"edge-*"` is all whose names begin so. At
+    /// several, it takes at each what is made there.
+    #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(!default, with = "Names")]
+    pub(crate) site: Option<Vec<String>>,
     /// Instances in one process, each with its thread and its model.
     #[schemars(range(min = *WORKERS.start(), max = *WORKERS.end()), extend("default" = defaults::WORKERS))]
     pub(crate) workers: Option<usize>,
@@ -173,7 +194,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<
         type Value = Vec<String>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("the name of a stage or an array of names")
+            f.write_str("a name or an array of names")
         }
 
         fn visit_str<E>(self, one: &str) -> Result<Vec<String>, E> {

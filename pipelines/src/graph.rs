@@ -47,8 +47,15 @@ fn heading(stage: &StageSpec) -> String {
 }
 
 fn subtitle(stage: &StageSpec, between: &str) -> String {
-    if stage.uses == stage.name { stage.site.clone() } else { format!("{}{between}{}", stage.uses, stage.site) }
+    let sites = match stage.sites.len() {
+        1..=NAMED_SITES => stage.sites.join(", "),
+        more => format!("{more} sites"),
+    };
+    if stage.uses == stage.name { sites } else { format!("{}{between}{sites}", stage.uses) }
 }
+
+/// Sites of a stage that are named; of more it is said how many they are.
+const NAMED_SITES: usize = 3;
 
 /// Sizes of the picture, px.
 const BOX_HEIGHT: f32 = 54.0;

@@ -14,6 +14,7 @@ mod pipeline;
 mod recipe;
 mod registry;
 mod schema;
+mod sites;
 mod test_spec;
 mod tests_check;
 mod tests_form;
@@ -35,5 +36,6 @@ pub use pipeline::{
 pub use recipe::{Colour, InputSpec, LabelsSpec, Layout, OutputSpec};
 pub use registry::{USES, Use};
 pub use schema::{json_schema, tests_json_schema};
+pub use sites::{Crossing, First, Flow, Plan, RELAY, Share, SiteSpec, Taker, Who};
 pub use test_spec::{Expectation, Expected, Near, Region, TestInput, TestPerson, TestSpec};
 pub use written::{Override, OverrideError};

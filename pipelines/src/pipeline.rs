@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Override, PipelineError, TestSpec, check};
+use crate::{Override, PipelineError, RELAY, SiteSpec, TestSpec, check};
 
 /// The one site of a pipeline file that names none.
 pub const DEFAULT_SITE: &str = "edge";
@@ -49,8 +49,10 @@ pub struct Pipeline {
     pub name: String,
     /// The file it was read from.
     pub file: PathBuf,
-    /// Names of its sites; `edge` alone where the file names none.
-    pub sites: Vec<String>,
+    /// Its sites in the order of the file; `edge` alone where it names none.
+    pub sites: Vec<SiteSpec>,
+    /// The site that it is seen from: the hub, until somebody says another.
+    pub here: String,
     /// Its stages in graph order: a stage stands behind all that it takes from.
     pub stages: Vec<StageSpec>,
     /// How long captured items are kept for repair and thumbnails.
@@ -120,8 +122,8 @@ pub struct StageSpec {
     pub uses: String,
     /// The stages whose messages it takes; none for a source.
     pub from: Vec<String>,
-    /// Where it runs.
-    pub site: String,
+    /// The sites that it runs at, one or more.
+    pub sites: Vec<String>,
     /// Instances in one process, each with its thread and model session.
     pub workers: usize,
     /// How messages are pulled.
@@ -177,10 +179,17 @@ impl Pipeline {
     }
 
     /// The same graph as an isolated run: its streams, subjects and tables carry another name, so nothing of it meets the live
-    /// pipeline's.
+    /// pipeline's. All of it runs at the one site that it is seen from.
     #[must_use]
     pub fn of_run(mut self, run: &str) -> Self {
         self.name = format!("{}-replay-{run}", self.name);
+        self.sites.retain(|site| site.name == self.here);
+        for site in &mut self.sites {
+            site.is_hub = true;
+        }
+        for stage in &mut self.stages {
+            stage.sites = vec![self.here.clone()];
+        }
         self
     }
 
@@ -199,7 +208,7 @@ impl Pipeline {
 
     /// The stages that take from `name`.
     pub fn takers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a StageSpec> {
-        self.stages.iter().filter(move |stage| stage.from.iter().any(|from| from == name))
+        self.stages.iter().filter(move |stage| stage.takes_from(name))
     }
 
     /// Whether no stage takes what `name` gives: what it gives is an outcome.
@@ -221,9 +230,14 @@ impl Pipeline {
 }
 
 impl StageSpec {
-    /// Whether it has no input.
+    /// Whether it brings something in.
     pub fn is_source(&self) -> bool {
-        self.from.is_empty()
+        self.from.is_empty() && self.uses != RELAY
+    }
+
+    /// Whether it takes what the stage of this name gives.
+    pub fn takes_from(&self, name: &str) -> bool {
+        self.from.iter().any(|from| from == name)
     }
 
     /// The model it names, if its options have one.

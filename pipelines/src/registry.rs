@@ -18,6 +18,8 @@ pub struct Use {
     pub gives: &'static str,
     /// Whether it folds: one writer with a changelog.
     pub folds: bool,
+    /// The tables that it may read.
+    pub tables: &'static [&'static str],
     /// Checks a stage's own keys against its options.
     pub(crate) check: CheckOptions,
     /// The JSON Schema of its options.
@@ -37,6 +39,7 @@ pub const USES: [Use; 5] = [
         takes: None,
         gives: Frame::NOUN,
         folds: false,
+        tables: &[],
         check: check::<CaptureOptions>,
         schema: options_schema::<CaptureOptions>,
     },
@@ -45,6 +48,7 @@ pub const USES: [Use; 5] = [
         takes: Some(Frame::NOUN),
         gives: Crop::NOUN,
         folds: false,
+        tables: &[],
         check: check::<PreprocessOptions>,
         schema: options_schema::<PreprocessOptions>,
     },
@@ -53,6 +57,7 @@ pub const USES: [Use; 5] = [
         takes: Some(Crop::NOUN),
         gives: Feature::NOUN,
         folds: false,
+        tables: &[],
         check: check::<ExtractOptions>,
         schema: options_schema::<ExtractOptions>,
     },
@@ -61,6 +66,7 @@ pub const USES: [Use; 5] = [
         takes: Some(Feature::NOUN),
         gives: Decision::NOUN,
         folds: false,
+        tables: &["people"],
         check: check::<ClassifyOptions>,
         schema: options_schema::<ClassifyOptions>,
     },
@@ -69,6 +75,7 @@ pub const USES: [Use; 5] = [
         takes: Some(Feature::NOUN),
         gives: Assignment::NOUN,
         folds: true,
+        tables: &[],
         check: check::<ClusterOptions>,
         schema: options_schema::<ClusterOptions>,
     },

@@ -13,7 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::Keep;
-use crate::check::{FOLD_SUFFIXES, MAX_NAME_LEN, RESERVED};
+use crate::check::{FOLD_SUFFIXES, MAX_NAME_LEN, RELAY_PREFIX, RESERVED};
 use crate::form::{WrittenPipeline, WrittenStage};
 use crate::options::Checked;
 use crate::registry::{USES, Use};
@@ -211,7 +211,7 @@ fn stages(written: &Value) -> Value {
         "minProperties": 1,
         "propertyNames": {
             "pattern": link_names(),
-            "not": { "anyOf": [{ "enum": reserved }, { "pattern": format!("({})$", FOLD_SUFFIXES.join("|")) }] },
+            "not": { "anyOf": [{ "enum": reserved }, { "pattern": format!("^{RELAY_PREFIX}|({})$", FOLD_SUFFIXES.join("|")) }] },
         },
         "properties": known,
         "patternProperties": { other_than(&names): other },

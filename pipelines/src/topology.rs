@@ -1,9 +1,8 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::StageSpec;
 use crate::check::{Check, Draught};
 use crate::fault::{Draft, did_you_mean};
-use crate::written::span_of;
 
 /// What is wrong between stages: who takes from whom, where, and on which subjects.
 impl Check<'_, '_> {
@@ -87,30 +86,48 @@ impl Check<'_, '_> {
         }
     }
 
-    /// One site for all, as long as there is no relay.
+    /// What runs at several sites takes at each what is made there.
     pub(crate) fn places(&mut self, stages: &[Draught<'_>]) {
-        let mut crossed = false;
+        let made = made_at(stages);
         for stage in stages {
-            for (from, at) in &stage.from {
-                let Some(before) = stages.iter().find(|other| other.name == *from) else { continue };
-                if before.site != stage.site {
-                    crossed = true;
-                    let (there, here) = (&before.site, &stage.site);
+            let (here, by_name) = (stage.sites.join(", "), |name: &str| stages.iter().find(|other| other.name == name));
+            let mut say = |message: String, help: Option<&str>| {
+                let draft = Draft::new(message).stage(Some(&stage.name)).key("site").help(help.map(Into::into));
+                self.findings.push(stage.at("site"), draft);
+            };
+            let before = || stage.from.iter().filter_map(|(from, _)| by_name(from));
+            if stage.sites.len() == 1 {
+                let at_each = |source: &&Draught<'_>| {
+                    let is_source = source.uses.is_some_and(|uses| uses.takes.is_none());
+                    is_source && source.sites.len() > 1 && source.sites.contains(&stage.sites[0])
+                };
+                if let Some(source) = before().find(at_each) {
+                    let source = &source.name;
                     let message = format!(
-                        "`{from}` is at {there}, this stage at {here}: a link across sites needs the relay, which this \
-                         version does not have"
+                        "`{source}` runs at {here} and elsewhere: what came from there would lie among what is captured here"
                     );
-                    let at = span_of(stage.table, "site").unwrap_or_else(|| at.clone());
-                    let help = Some(format!("leave both at one site: site = \"{there}\""));
-                    self.findings.push(at, Draft::new(message).stage(Some(&stage.name)).key("site").help(help));
+                    say(message, Some("let it run where that does, or at another site"));
                 }
+                continue;
             }
-        }
-        let elsewhere = stages.iter().find(|stage| stage.site != stages[0].site);
-        if let Some(stage) = elsewhere.filter(|_| !crossed) {
-            let message =
-                format!("this version runs all stages at one site, and `{}` is at {}", stages[0].name, stages[0].site);
-            self.findings.push(stage.at("site"), Draft::new(message).stage(Some(&stage.name)).key("site"));
+            if stage.uses.is_some_and(|uses| uses.folds) {
+                say("it folds, and its state has one writer: it runs at one site".into(), None);
+                continue;
+            }
+            let lonely = before().find_map(|before| {
+                let site = made.get(before.name.as_str())?.iter().find(|site| !stage.runs_at(site))?;
+                Some((&before.name, *site))
+            });
+            let idle =
+                stage.sites.iter().find(|site| !made.get(&*stage.name).is_some_and(|at| at.contains(site.as_str())));
+            if let Some((from, site)) = lonely {
+                let message = format!(
+                    "`{from}` runs at {site}, where this stage does not: it runs at {here}, and none of them is the one that takes it"
+                );
+                say(message, Some(&format!("let it run at {site} too, or at one site alone")));
+            } else if let Some(site) = idle.filter(|_| !stage.from.is_empty()) {
+                say(format!("nothing that it takes is made at {site}"), Some("leave that site out"));
+            }
         }
     }
 
@@ -129,6 +146,30 @@ impl Check<'_, '_> {
             self.findings.push(stage.at("emits"), Draft::new(message).stage(Some(&stage.name)).key("emits").help(help));
         }
     }
+}
+
+/// At which sites each stage has something to do, as far as that can be told.
+fn made_at<'a>(stages: &'a [Draught<'_>]) -> HashMap<&'a str, BTreeSet<&'a str>> {
+    let mut made: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+    // A round for each stage reaches the end of every way, also where they go in a circle.
+    for _ in stages {
+        for stage in stages {
+            let own = || stage.sites.iter().map(String::as_str);
+            let at: BTreeSet<&str> = if stage.from.is_empty() {
+                own().collect()
+            } else {
+                let before = stage.from.iter().filter_map(|(from, _)| made.get(from.as_str()));
+                before.flatten().map(|site| taken_at(stage, site)).collect()
+            };
+            made.insert(&stage.name, at);
+        }
+    }
+    made
+}
+
+/// Where a stage takes what is made at a site.
+fn taken_at<'a>(stage: &'a Draught<'_>, made: &'a str) -> &'a str {
+    if stage.runs_at(made) { made } else { &stage.sites[0] }
 }
 
 /// The shortest way from `start` back to itself, `start` first; none where it is in no cycle.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use causeway_pipelines::{
-    CaptureOptions, ClassifyOptions, ClusterOptions, DEFAULT_KEEP_OUTCOMES, ExtractOptions, Fault, Keep,
+    CaptureOptions, ClassifyOptions, ClusterOptions, DEFAULT_KEEP_OUTCOMES, ExtractOptions, Fault, First, Keep,
     MAX_FILE_BYTES, Override, Pipeline, PipelineError, PreprocessOptions, StageSpec, Sync, USES, defaults,
 };
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ pipeline = "faces"
 captured = { age = "2h", bytes = "8MiB" }
 [site.edge]
 [site.cloud]
+hub = true
 [stage.capture]
 input = "photos"
 rate = 5
@@ -130,7 +131,8 @@ fn options_read(stage: &StageSpec) {
 fn what_is_written_is_what_is_meant() {
     let pipeline = good(GOOD, &[]);
     assert_eq!(pipeline.name, "faces");
-    assert_eq!(pipeline.sites, ["edge", "cloud"]);
+    let sites: Vec<_> = pipeline.sites.iter().map(|site| (site.name.as_str(), site.is_hub)).collect();
+    assert_eq!((sites, pipeline.here.as_str()), (vec![("edge", false), ("cloud", true)], "cloud"));
     assert_eq!(pipeline.keep_captured, Keep { age: Duration::from_hours(2), bytes: 8 << 20 });
     assert_eq!(pipeline.keep_outcomes, DEFAULT_KEEP_OUTCOMES);
     let preprocess = pipeline.stage("preprocess").unwrap();
@@ -142,7 +144,10 @@ fn what_is_written_is_what_is_meant() {
     let extract = pipeline.stage("extract").unwrap();
     assert_eq!((extract.workers, extract.link_bytes, extract.max_process), (2, 1 << 30, Duration::from_secs(1)));
     let who = pipeline.stage("who").unwrap();
-    assert_eq!((who.uses.as_str(), who.site.as_str(), who.workers), ("classify", "edge", defaults::WORKERS));
+    assert_eq!(
+        (who.uses.as_str(), &*who.sites, who.workers),
+        ("classify", &["edge".to_owned()][..], defaults::WORKERS)
+    );
     assert!(pipeline.stage("cluster").unwrap().folds);
     assert_eq!(pipeline.stage("capture").unwrap().options::<CaptureOptions>().unwrap().rate, Some(5.0));
 }
@@ -211,7 +216,8 @@ fn unknown_keys() {
     one_fault("[keep]", "[¦kep]\n[keep]", None, Some("kep"), "unknown key `kep`", Some(&mean("keep")));
     one_fault("bytes =", "¦byte =", None, Some("keep.captured.byte"), "unknown key", Some(&mean("bytes")));
     one_fault("captured =", "¦capture =", None, Some("keep.capture"), "unknown key", Some(&mean("captured")));
-    one_fault("[site.cloud]", "[site.cloud]\n¦hub = true", None, Some("site.cloud.hub"), "`hub`", Some("no keys"));
+    let (credential, key) = ("[site.cloud]\n¦credential = \"c.creds\"", "site.cloud.credential");
+    one_fault("[site.cloud]", credential, None, Some(key), "unknown key", Some(&mean("credentials")));
     one_fault("threshold", "¦thresold", Some("who"), Some("thresold"), "unknown key", Some(&mean("threshold")));
     one_fault("workers", "¦worker", Some("extract"), Some("worker"), "unknown key", Some(&mean("workers")));
     one_fault("rate =", "¦model =", Some("capture"), Some("model"), "unknown key", Some("known here: input"));
@@ -416,24 +422,89 @@ fn sites() {
         "no site `clud`",
         mean,
     );
-    one_fault(
-        "[stage.cluster]",
-        "[stage.cluster]\nsite = ¦\"cloud\"",
-        Some("cluster"),
-        Some("site"),
-        "a link across sites needs the relay, which this version does not have",
-        Some("site = \"edge\""),
-    );
-    one_fault(
-        "[stage.cluster]",
-        "[stage.camera]\nuses = \"capture\"\nemits = \"camera\"\nsite = ¦\"cloud\"\n[stage.pre]\nsite = \"cloud\"\nuses = \"preprocess\"\nmodel = \"yunet\"\nemits = \"pre\"\nfrom = \"camera\"\n[stage.cluster]",
-        Some("camera"),
-        Some("site"),
-        "runs all stages at one site",
-        None,
-    );
     one_fault("[site.cloud]", "[site.¦Cloud]", None, Some("site.Cloud"), "no name of a site", None);
-    assert_eq!(good(&GOOD.replace("[site.edge]\n[site.cloud]\n", ""), &[]).sites, ["edge"]);
+    let only = good(&GOOD.replace("[site.edge]\n[site.cloud]\nhub = true\n", ""), &[]);
+    assert_eq!((only.sites.len(), only.hub().name.as_str(), only.is_split()), (1, "edge", false));
+}
+
+#[test]
+fn stages_at_several_sites() {
+    let names = |sites: &[String]| sites.join(" ");
+    let text =
+        GOOD.replace("[site.edge]", "[site.edge-1]\n[site.edge-2]").replace("input = \"photos\"", "site = \"edge-*\"");
+    let text = text.replace("model = \"yunet\"", "model = \"yunet\"\nsite = [\"edge-2\", \"edge-1\", \"edge-*\"]");
+    let at_hub = "model = \"sface\"\nsite = \"cloud\"";
+    let pipeline = good(&text.replace("model = \"sface\"", at_hub), &[]);
+    let sites = |stage: &str| names(&pipeline.stage(stage).unwrap().sites);
+    assert_eq!(
+        [sites("capture"), sites("preprocess"), sites("extract"), sites("who")],
+        ["edge-1 edge-2", "edge-2 edge-1", "cloud", "edge-1"]
+    );
+
+    let place = "[stage.cluster]";
+    let fold = "[stage.cluster]\nsite = ¦[\"edge\", \"cloud\"]";
+    one_fault(place, fold, Some("cluster"), Some("site"), "its state has one writer", None);
+    let missing = "[stage.cluster]\nsite = [\"edge\", ¦\"lake-*\"]";
+    one_fault(place, missing, Some("cluster"), Some("site"), "no site `lake-*`", Some("edge, cloud"));
+    let text = GOOD
+        .replace("[site.edge]", "[site.edge]\n[site.lake]")
+        .replace("rate = 5", "rate = 5\nsite = [\"edge\", \"lake\"]");
+    let text = text.replace("model = \"yunet\"", "model = \"yunet\"\nsite = [\"edge\", \"cloud\"]");
+    let found = faults(&text, &[]);
+    let [fault] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((fault.stage.as_deref(), fault.key.as_deref()), (Some("preprocess"), Some("site")));
+    assert!(fault.message.starts_with("`capture` runs at lake, where this stage does not"), "{fault}");
+    let idle = "model = \"sface\"\nsite = ¦[\"edge\", \"cloud\"]";
+    one_fault(
+        "model = \"sface\"",
+        idle,
+        Some("extract"),
+        Some("site"),
+        "nothing that it takes is made at cloud",
+        Some("leave that"),
+    );
+    let among = GOOD.replace("rate = 5", "rate = 5\nsite = [\"edge\", \"cloud\"]");
+    let found = faults(&among, &[]);
+    let [fault] = &found[..] else { panic!("{found:?}") };
+    assert!(fault.message.contains("would lie among what is captured here"), "{fault}");
+}
+
+#[test]
+fn one_of_several_sites_is_the_hub() {
+    let without = GOOD.replace("hub = true\n", "");
+    let found = faults(&without, &[]);
+    let [fault] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(
+        (fault.key.as_deref(), &*fault.message),
+        (Some("site"), "none of the sites is the hub, which the others dial")
+    );
+    assert!(fault.help.as_ref().is_some_and(|help| help.contains("[site.cloud]")), "{fault}");
+
+    let edge = |keys: &str| format!("[site.edge]\n{keys}");
+    let key = |key: &str| format!("site.edge.{key}");
+    let two = "[site.cloud]\nhub = true\n[site.second]\nhub = ¦true";
+    one_fault("[site.cloud]\nhub = true", two, None, Some("site.second.hub"), "cloud is the hub already", None);
+    let no = "hub = true\nfirst = ¦\"newest\"";
+    one_fault("hub = true", no, None, Some("site.cloud.first"), "cloud is the hub", Some("a site that dials"));
+    let slow = edge("bytes_per_s = ¦\"1B\"");
+    one_fault("[site.edge]", &slow, None, Some(&key("bytes_per_s")), "must be within", None);
+    let web = edge("address = ¦\"http://edge\"");
+    one_fault(
+        "[site.edge]",
+        &web,
+        None,
+        Some(&key("address")),
+        "no address of a NATS server",
+        Some("nats://HOST:4222"),
+    );
+    let never = edge("first = ¦\"never\"");
+    one_fault("[site.edge]", &never, None, Some(&key("first")), "never", None);
+
+    let keys = "address = \"nats://a:4222, tls://b\"\ncredentials = \"keys/edge.creds\"\nbytes_per_s = \"1MiB\"\nfirst = \"newest\"";
+    let pipeline = good(&GOOD.replace("[site.edge]", &edge(keys)), &[]);
+    let edge = pipeline.site("edge").unwrap();
+    assert_eq!((edge.bytes_per_s, edge.first), (Some(1 << 20), First::Newest));
+    assert!(edge.address.is_some() && edge.credentials.is_some() && !edge.is_hub);
 }
 
 #[test]

@@ -262,6 +262,19 @@ pub struct DeadLetter {
     pub body: Vec<u8>,
 }
 
+/// `receipt.v1`: says at other sites that a message was set aside. The letter itself stays where its stage is: there may be pixels in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The stage that set it aside.
+    pub stage: String,
+    /// The site where its letter lies.
+    pub site: String,
+    /// A short fixed name of the reason, as the letter has it.
+    pub reason: String,
+    /// When it was set aside, Unix time in ns.
+    pub at: u64,
+}
+
 /// Longest body of an encoded image, bytes: what a camera or a telephone makes, with room.
 const MAX_IMAGE: usize = 64 << 20;
 
@@ -319,6 +332,13 @@ impl DeadLetter {
     pub const NOUN: &'static str = "dead";
     /// Its kind as written in `Causeway-Kind`.
     pub const KIND: &'static str = "dead.v1";
+}
+
+impl Receipt {
+    /// The noun in its kind and its subject.
+    pub const NOUN: &'static str = "receipt";
+    /// Its kind as written in `Causeway-Kind`.
+    pub const KIND: &'static str = "receipt.v1";
 }
 
 /// One person of the gallery: the value of a key in the table `people`, written as JSON.

@@ -21,6 +21,8 @@ pub mod header {
     pub const ORIGIN: &str = "Causeway-Origin";
     /// The stage that made it.
     pub const STAGE: &str = "Causeway-Stage";
+    /// The site that a relay brought it from: it does not take it back there.
+    pub const VIA: &str = "Causeway-Via";
     /// The one stage that a message is meant for, where it was sent again: every other taker of its link acks it unread.
     pub const TO: &str = "Causeway-To";
     /// The place of the dead letter, in its stream, that a message was sent again for: it goes with the stage's answer.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use causeway_schemas::{
     Assignment, Capture, Codec, Crop, DeadLetter, Decision, DecisionV1, Dtype, Empty, Feature, Frame, Id, Message,
-    ModelRef, Person, Ranked, Region, decode, decode_body, encode,
+    ModelRef, Person, Ranked, Receipt, Region, decode, decode_body, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +112,8 @@ fn every_kind_is_written_as_it_was() {
             body: vec![0xff, 0xd8],
         },
     );
+    let receipt = Receipt { stage: "classify".into(), site: "cloud".into(), reason: "rejected".into(), at: 1 };
+    holds_json("receipt.v1.json", &receipt);
     holds_json(
         "person.json",
         &Person {

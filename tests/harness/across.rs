@@ -8,13 +8,14 @@ use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use causeway_bus::{
-    Budget, Bus, Carried, Carrier, Credentials, DurableWish, Line, Outgoing, Retention, StreamWish, Way, names,
+    Budget, Bus, Carried, Carrier, Credentials, DurableWish, Line, Outgoing, Retention, StreamWish, TakerSort, Way,
+    names,
 };
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use crate::{End, Link, Quality, Tools, causeway, eventually, faces};
+use crate::{End, Link, Quality, Running, Tools, causeway, eventually, faces};
 
 /// Two sites with a link between them: a server at either end, with the streams of the face pipeline. Dropped, they are gone.
 pub struct Across {
@@ -59,6 +60,25 @@ impl Across {
         Some(Self { link, buses, servers, dir, program: program.into() })
     }
 
+    /// A connection of the test's to the server at an end, for another pipeline; it is never cut.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn bus(&self, end: End, pipeline: &str) -> Bus {
+        let address = address(&self.link, end);
+        Bus::connect(&address, &Credentials::default(), pipeline, "test").await.expect("a bus")
+    }
+
+    /// Starts `causeway ARGUMENTS… --home HOME` at an end, with its server; at the edge it knows where the cloud's is.
+    pub fn causeway(&self, tools: &Tools, end: End, home: &Path, arguments: &[&str]) -> Running {
+        let nats = format!("nats://127.0.0.1:{PORT}");
+        let hub = format!("nats://{}:{PORT}", Link::address(End::Cloud));
+        let program = tools.program("causeway");
+        let mut command = self.link.command(end, program.to_str().expect("a path"));
+        command.args(arguments).args(["--nats", &nats]).arg("--home").arg(home).env("CAUSEWAY_HUB", hub);
+        Running::start_as(tools, command, home)
+    }
+
     /// Kills the server at an end and waits until it is gone.
     ///
     /// # Panics
@@ -93,10 +113,12 @@ impl Across {
                 let near = Bus::connect(&format!("nats://127.0.0.1:{PORT}"), &none, "faces", "relay").await;
                 let far = format!("nats://{}:{PORT}", Link::address(End::Cloud));
                 let far = Line::connect(&far, &none, "faces", "relay").await.expect("the cloud");
+                let (near, far) = (causeway_bus::End::here(&near.expect("the edge")), causeway_bus::End::Across(far));
                 let stream = names::stream("faces", "extract");
-                let way = Way { stream, durable: RELAY.into(), first };
+                let sites = ("edge".into(), "cloud".into());
+                let way = Way { stream, durable: RELAY.into(), sites, captured: Vec::new(), first };
                 let budget = Arc::new(Budget::new(bytes_per_s));
-                let carrier = Carrier::new(&near.expect("the edge"), &far, &way, &budget);
+                let carrier = Carrier::new(&near, &far, &way, &budget);
                 let _ = told.send(carrier.carried());
                 // Told to stop it comes to its end; killed it does not.
                 let (ends, ended) = oneshot::channel::<()>();
@@ -241,7 +263,7 @@ pub async fn relay_durable(bus: &Bus, stage: &str) {
         name: names::stream("faces", stage),
         subjects: vec![names::link("faces", link)],
         retention,
-        durables: vec![DurableWish { name: RELAY.into(), pinned: false }],
+        durables: vec![DurableWish { name: RELAY.into(), taker: TakerSort::Relay, subjects: Vec::new() }],
         copies: 1,
     };
     bus.apply_stream(&wish).await.expect("the relay's durable");

@@ -80,6 +80,13 @@ impl Running {
         Self::spawned(tools, command, home)
     }
 
+    /// The same by a command that has all its arguments.
+    pub(crate) fn start_as(tools: &Tools, command: std::process::Command, home: &Path) -> Self {
+        let mut command = Command::from(command);
+        command.env(HOME_MARK, home).current_dir(crate::workspace()).stdin(Stdio::null());
+        Self::spawned(tools, command, home)
+    }
+
     fn spawned(tools: &Tools, command: Command, home: &Path) -> Self {
         let mut child = spawn(tools, command);
         let said = Said::of(&mut child);
@@ -148,6 +155,26 @@ impl Running {
             let stages = about["stages"].as_array()?.clone();
             let process = stages.iter().find(|entry| entry[0] == stage)?;
             let pid = u32::try_from(process[1]["pid"].as_u64()?).ok()?;
+            (Some(pid) != not).then_some(pid)
+        })
+        .await
+    }
+
+    /// A connection to the server of one of its sites.
+    pub async fn bus_at(&self, site: &str, pipeline: &str) -> Bus {
+        let about = self.about().await;
+        let mut sites = about["sites"].as_array().into_iter().flatten();
+        let site = sites.find(|known| known["name"] == site).expect("it runs here");
+        let address = site["nats"].as_str().expect("an address");
+        Bus::connect(address, &Credentials::default(), pipeline, "test").await.expect("its server answers")
+    }
+
+    /// The process of the server of one of its sites, as soon as it is another one than `not`.
+    pub async fn server_pid(&self, site: &str, not: Option<u32>) -> u32 {
+        eventually("the server's process", async || {
+            let about = self.about().await;
+            let known = about["sites"].as_array()?.iter().find(|known| known["name"] == site)?.clone();
+            let pid = u32::try_from(known["server"]["pid"].as_u64()?).ok()?;
             (Some(pid) != not).then_some(pid)
         })
         .await

@@ -86,6 +86,9 @@ fn outcome_without_face(verdict: &mut Verdict, meta: &causeway_schemas::Meta, bo
     if meta.kind == "empty.v1" {
         let empty: causeway_schemas::Empty = decode_body(body, Codec::Json).expect("an empty");
         verdict.empties.insert(empty.capture.item, empty.reason);
+    } else if meta.kind == causeway_schemas::Receipt::KIND {
+        // Its letter lies where its stage is.
+        let _: causeway_schemas::Receipt = decode_body(body, Codec::Json).expect("a receipt");
     } else {
         let letter: causeway_schemas::DeadLetter = decode_body(body, Codec::Json).expect("a dead letter");
         let why = (letter.stage.clone(), letter.reason.clone());

@@ -28,4 +28,5 @@ mod refusals;
 mod relay;
 mod repair;
 mod resume;
+mod sites;
 mod traces;

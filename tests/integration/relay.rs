@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use causeway_bus::{Budget, Bus, Carried, Carrier, Credentials, First, Line, Outgoing, Pull, Way, names};
+use causeway_bus::{Budget, Bus, Carried, Carrier, Credentials, End, First, Line, Outgoing, Pull, Way, names};
 use causeway_schemas::{Codec, Feature, Id, Message as _, Meta, decode_body, encode, header};
 use futures::StreamExt as _;
 use harness::{RELAY, Site, Tools, eventually, face, faces, relay_durable};
@@ -38,9 +38,11 @@ impl Drop for AtWork {
 
 impl AtWork {
     async fn start(edge: &Bus, cloud: &Site, stage: &str) -> Self {
-        let way = Way { stream: names::stream("faces", stage), durable: RELAY.into(), first: First::Oldest };
+        let (stream, sites) = (names::stream("faces", stage), ("edge".into(), "cloud".into()));
+        let way = Way { stream, durable: RELAY.into(), sites, captured: Vec::new(), first: First::Oldest };
         let line = Line::connect(&cloud.server.address(), &Credentials::default(), "faces", "relay").await;
-        let carrier = Carrier::new(edge, &line.expect("the cloud is there"), &way, &Arc::new(Budget::new(None)));
+        let (near, far) = (End::here(edge), End::Across(line.expect("the cloud is there")));
+        let carrier = Carrier::new(&near, &far, &way, &Arc::new(Budget::new(None)));
         let (stop, stopped) = oneshot::channel::<()>();
         let carried = carrier.carried();
         let task = tokio::spawn(carrier.run(async move { drop(stopped.await) }));
@@ -141,6 +143,7 @@ async fn a_message_arrives_as_it_was_stored() {
     let record = records.next().await.expect("it comes").expect("a record");
     let mut headers: Vec<_> =
         outgoing.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    headers.push((header::VIA.into(), "edge".into()));
     headers.sort();
     assert_eq!((&record.subject, &record.body), (&outgoing.subject, &outgoing.body));
     assert_eq!(record.headers.to_pairs(), headers);

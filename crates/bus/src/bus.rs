@@ -138,6 +138,11 @@ impl Bus {
         self.client.connection_state() == State::Connected
     }
 
+    /// Bytes that ever came in on this connection, of whatever it was.
+    pub(crate) fn received(&self) -> u64 {
+        self.client.statistics().in_bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Changes whenever the connection was renewed: what was asked for on the old one is not answered any more.
     pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         let mut connections = self.connections.clone();

@@ -1,16 +1,18 @@
 //! Carrying what is stored at one site to another: the same subjects, headers and bodies, so the same ids.
 
 mod budget;
+mod end;
 mod lane;
 mod line;
 mod ranges;
+mod table;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::PublishMessage;
@@ -19,22 +21,27 @@ use causeway_schemas::header;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use self::budget::Budget;
+pub use self::end::End;
 use self::lane::Lane;
 pub use self::line::Line;
 use self::ranges::Ranges;
 use self::window::{LEAST_RATE, Window};
+use crate::layout::RELAY_PROGRESS_EVERY;
 use crate::publish::HEADER_ROOM;
-use crate::{Bus, BusError, Delivery, Headers, PROGRESS_EVERY, PublishError, Pull, Stored};
+use crate::{Bus, BusError, Delivery, Headers, PublishError, Pull, Record, Stored};
 
 /// Messages that are held at once, at most.
 const HELD: usize = 512;
 /// Bytes that are held at once, about: enough for 100 Mbit/s over 300 ms, little enough for a small box.
 const HELD_BYTES: u64 = 4 << 20;
+/// The same of a broker a link away: what is on the way holds up the answers behind it, and each is kept alive over the link.
+const HELD_ACROSS: usize = 128;
+const HELD_ACROSS_BYTES: u64 = 256 << 10;
 /// How large a message is taken to be before one was seen, bytes.
 const FIRST_SIZE: u64 = 32 << 10;
 /// First and longest pause before what was refused is sent again.
@@ -43,10 +50,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 const LOST: Duration = Duration::from_secs(30);
 /// What a message takes beside subject, headers and body, bytes.
 const FRAME: u64 = 64;
-/// When more than this wait, what is new goes first, if that is asked for.
-const FAR_BEHIND: u64 = 2 * HELD as u64;
-/// When fewer do, there is nothing that it could go before.
-const NOT_FAR_BEHIND: u64 = HELD as u64 / 2;
+/// What is new goes first, if that is asked for, when more than this wait: the first number for any time, the second for a second or more.
+const FAR_BEHIND: (u64, u64) = (2 * HELD as u64, 64);
+/// That second: a link that is up is never so far behind.
+const LONG: Duration = Duration::from_secs(1);
+/// When fewer wait, there is nothing that it could go before.
+const NOT_FAR_BEHIND: u64 = 32;
 /// First and longest time for which a message is left alone that the other broker refuses; others go on.
 const REFUSED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
 /// How long the answers to what is on its way are waited for at the end.
@@ -137,6 +146,10 @@ pub struct Way {
     pub stream: String,
     /// The durable, at the near one.
     pub durable: String,
+    /// The site that it comes from, and the one that it goes to.
+    pub sites: (String, String),
+    /// Of which sites' captures, where not of all.
+    pub captured: Vec<String>,
     /// What goes first when much waits.
     pub first: First,
 }
@@ -144,8 +157,10 @@ pub struct Way {
 /// Carries one stream from the site of one bus to another. Each message is acked here once it is stored there; what is not is sent
 /// again for as long as it takes.
 pub struct Carrier {
+    from: End,
+    to: End,
+    /// The connections that there are now.
     near: Bus,
-    line: Arc<Line>,
     far: Bus,
     way: Way,
     budget: Arc<Budget>,
@@ -212,12 +227,13 @@ struct Next {
 }
 
 impl Carrier {
-    /// From `near` to the other end of `line`.
-    pub fn new(near: &Bus, line: &Arc<Line>, way: &Way, budget: &Arc<Budget>) -> Self {
+    /// From one end to the other, one of which is a link away.
+    pub fn new(from: &End, to: &End, way: &Way, budget: &Arc<Budget>) -> Self {
         Self {
-            near: near.clone(),
-            line: Arc::clone(line),
-            far: line.bus().patient(2 * HELD),
+            from: from.clone(),
+            to: to.clone(),
+            near: from.bus(),
+            far: to.bus().patient(2 * HELD),
             way: way.clone(),
             budget: Arc::clone(budget),
             window: Window::new(),
@@ -251,9 +267,10 @@ impl Carrier {
         let (coming, mut deliveries) = mpsc::unbounded_channel();
         // Dropped with this, it ends.
         let mut pulling = JoinSet::new();
-        pulling.spawn(pull(self.near.clone(), self.way.clone(), coming));
-        let mut renewals = self.line.renewals();
-        let mut alive = tokio::time::interval(PROGRESS_EVERY);
+        pulling.spawn(pull(self.from.clone(), self.way.clone(), Arc::clone(&self.carried), coming));
+        let (mut near_renewals, mut renewals) = (self.from.renewals(), self.to.renewals());
+        (self.near, self.far) = (self.from.bus(), self.to.bus().patient(2 * HELD));
+        let mut alive = tokio::time::interval(RELAY_PROGRESS_EVERY);
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stop = pin!(stop);
         let mut until: Option<Instant> = None;
@@ -273,7 +290,8 @@ impl Carrier {
                 Some(answer) = self.answers.next() => self.answered(answer),
                 Some(()) = self.acks.next() => {}
                 _ = alive.tick() => self.keep_alive().await,
-                Ok(()) = renewals.changed() => self.far = self.line.bus().patient(2 * HELD),
+                Ok(()) = near_renewals.changed() => self.near = self.from.bus(),
+                Ok(()) = renewals.changed() => self.far = self.to.bus().patient(2 * HELD),
                 () = now_or_never(&mut self.rest) => {
                     self.rest = None;
                     self.window.goes_on();
@@ -317,16 +335,24 @@ impl Carrier {
             // Otherwise the stream was set back, and this is another message.
             _ => self.held.insert(sequence, Holding { delivery, size, was_sent: false, refused: 0 }),
         };
-        if self.ahead.contains(sequence, stored_at) {
+        let is_over = self.ahead.contains(sequence, stored_at) || self.came_from_there(sequence);
+        if is_over {
             self.acknowledge(sequence);
         } else if self.lane.as_ref().is_none_or(|lane| !lane.has(sequence)) {
             self.due.insert(sequence);
         }
+        let may_open = self.way.first == First::Newest && self.rest.is_none() && !is_over;
         match &self.lane {
             Some(lane) if pending < NOT_FAR_BEHIND || lane.is_reached(sequence) => self.close_lane(),
-            None if pending > FAR_BEHIND && self.way.first == First::Newest && self.rest.is_none() => self.open_lane(),
+            None if may_open && is_far_behind(pending, stored_at) => self.open_lane(),
             _ => {}
         }
+    }
+
+    /// Whether it has just come from where it would go: the subject says where it was captured, not where it was made.
+    fn came_from_there(&self, sequence: u64) -> bool {
+        let held = self.held.get(&sequence);
+        held.is_some_and(|holding| holding.delivery.headers.get(header::VIA) == Some(&self.way.sites.1))
     }
 
     /// From now on what is stored goes first.
@@ -344,8 +370,16 @@ impl Carrier {
 
     fn is_read(&mut self, read: lane::Read) {
         let Some(lane) = &mut self.lane else { return };
-        let is_held = |sequence| self.held.contains_key(&sequence);
-        lane.take(self.near.clone(), self.way.stream.clone(), read, is_held);
+        let Way { captured, sites: (_, to), .. } = &self.way;
+        let is_asked = |subject: &str| {
+            let site = subject.split('.').nth(2).unwrap_or_default();
+            captured.is_empty() || captured.iter().any(|known| known == site)
+        };
+        let is_left_out = |record: &Record| {
+            let came_from_there = record.headers.get(header::VIA) == Some(to);
+            self.held.contains_key(&record.sequence) || came_from_there || !is_asked(&record.subject)
+        };
+        lane.take(self.near.clone(), self.way.stream.clone(), read, is_left_out);
     }
 
     async fn keep_alive(&mut self) {
@@ -353,9 +387,13 @@ impl Carrier {
         if !self.near.is_connected() {
             return;
         }
-        for holding in self.held.values_mut() {
-            holding.delivery.progress().await;
-        }
+        let said = async {
+            for holding in self.held.values() {
+                holding.delivery.progress_on(&self.near).await;
+            }
+        };
+        // A connection that takes nothing more must not hold up the rest.
+        let _ = tokio::time::timeout(RELAY_PROGRESS_EVERY, said).await;
     }
 
     /// What is sent next, if anything may be.
@@ -375,8 +413,8 @@ impl Carrier {
                     next.size += fetched.body.as_ref().map_or(0, |body| body.len() as u64);
                 }
                 _ => {
-                    let near = self.near.clone();
-                    self.fetching.get_or_insert_with(|| fetch(near, reference).boxed());
+                    let from = self.from.clone();
+                    self.fetching.get_or_insert_with(|| fetch(from, reference).boxed());
                     return None;
                 }
             }
@@ -416,10 +454,10 @@ impl Carrier {
         let size = if is_long { size.min(CHUNKS) } else { size };
         self.window.sent(size);
         let sent_at = Instant::now();
-        let (headers, if_absent) = forwarded(&headers);
+        let (headers, if_absent) = forwarded(&headers, &self.way.sites.0);
         let answer = move |stored| Answer { sequence, stored_at, size, sent_at, is_long, if_absent, stored };
         let unsure = |why: &str| Err(PublishError::Unsure { subject: "it".into(), why: why.into() });
-        let (far, mut renewals) = (self.far.clone(), self.line.renewals());
+        let (far, mut renewals) = (self.far.clone(), self.to.renewals());
         let patience = LOST + Duration::from_secs_f64(long.as_ref().unwrap_or(&body).len() as f64 / LEAST_RATE);
         let stored = if is_long {
             let (body, uploaded) = (long.unwrap_or(body), Arc::clone(&self.uploaded.0));
@@ -463,7 +501,7 @@ impl Carrier {
                 holding.refused = holding.refused.saturating_add(1);
                 let pause = REFUSED.0.saturating_mul(1 << holding.refused.min(8)).min(REFUSED.1);
                 self.later.insert((Instant::now() + pause, sequence));
-                self.carried.say(Some(&format!("at the other site: {error}")));
+                self.carried.say(Some(&format!("at {}: {error}", self.way.sites.1)));
             }
             return;
         }
@@ -487,7 +525,7 @@ impl Carrier {
         let pause = self.pause;
         self.pause = (self.pause * 2).min(PAUSE.1);
         self.window.refused();
-        self.carried.say(Some(&format!("at the other site: {error}")));
+        self.carried.say(Some(&format!("at {}: {error}", self.way.sites.1)));
         self.rest = Some(tokio::time::sleep(pause).boxed());
     }
 
@@ -500,16 +538,16 @@ impl Carrier {
 
     /// Nothing is sent until the other site answers a question.
     fn asks(&mut self) {
-        self.carried.say(Some("the other site does not answer"));
+        self.carried.say(Some(&format!("{} does not answer", self.way.sites.1)));
         self.window.begin_anew();
         // What is new when it does is newer.
         self.close_lane();
-        let line = Arc::clone(&self.line);
+        let to = self.to.clone();
         self.rest = Some(
             async move {
                 // Not again and again where it answers this and nothing else.
                 tokio::time::sleep(PAUSE.0).await;
-                line.until_it_answers().await;
+                to.until_it_answers().await;
             }
             .boxed(),
         );
@@ -573,13 +611,26 @@ async fn read(lane: &mut Option<Lane>) -> lane::Read {
 }
 
 /// Takes a body out of the object store. One that is not there goes without: whoever takes the message says so.
-async fn fetch(near: Bus, reference: String) -> Fetched {
-    for _ in 0..FETCHES {
-        match tokio::time::timeout(FETCH, near.body_by_reference(&reference)).await {
-            Ok(Ok(body)) => return Fetched { reference, body: Some(body) },
-            Ok(Err(BusError::NoBody(_))) => break,
-            Ok(Err(error)) => tracing::debug!(%error, "a body is not read; it is tried again"),
-            Err(_) => tracing::debug!(reference, "a body is not read in time; it is tried again"),
+async fn fetch(from: End, reference: String) -> Fetched {
+    let mut tries = 0;
+    while tries < FETCHES {
+        let (mut replaced, bus) = (from.replacements(), from.bus());
+        // Over a link it takes as long as it takes; that it is cut the line finds out.
+        let in_vain =
+            async { if from.is_across() { is_told(&mut replaced).await } else { tokio::time::sleep(FETCH).await } };
+        tokio::select! {
+            biased;
+            fetched = bus.body_by_reference(&reference) => match fetched {
+                Ok(body) => return Fetched { reference, body: Some(body) },
+                Err(BusError::NoBody(_)) => break,
+                Err(error) => tracing::debug!(%error, "a body is not read; it is tried again"),
+            },
+            () = in_vain => tracing::debug!(reference, "a body is not read in time; it is tried again"),
+        }
+        if from.is_across() {
+            from.until_it_answers().await;
+        } else {
+            tries += 1;
         }
         tokio::time::sleep(PAUSE.1).await;
     }
@@ -587,23 +638,64 @@ async fn fetch(near: Bus, reference: String) -> Fetched {
 }
 
 /// Pulls for ever, no more at once than may be held; gives each message with its size.
-async fn pull(bus: Bus, way: Way, coming: mpsc::UnboundedSender<(Delivery, u64)>) {
+async fn pull(from: End, way: Way, carried: Arc<Carried>, coming: mpsc::UnboundedSender<(Delivery, u64)>) {
     let mut mean = FIRST_SIZE as f64;
-    let mut pull = Pull::shared(&bus, &way.stream, &way.durable, held_of(mean)).of_bytes(HELD_BYTES);
+    let (bytes, most) = if from.is_across() { (HELD_ACROSS_BYTES, HELD_ACROSS) } else { (HELD_BYTES, HELD) };
+    let held_of = |mean: f64| ((bytes as f64 / mean.max(1.0)) as usize).clamp(2, most);
     loop {
-        let delivery = pull.next().await;
-        let size = size_of(&delivery.subject, &delivery.headers, &delivery.body);
-        mean += (size as f64 - mean) / 16.0;
-        pull.set_held(held_of(mean));
-        if coming.send((delivery, size)).is_err() {
-            return;
+        let (mut replaced, bus) = (from.replacements(), from.bus());
+        // What came on the connection before is held still.
+        let held = held_of(mean).saturating_sub(carried.held() as usize).max(2);
+        let mut pull = Pull::shared(&bus, &way.stream, &way.durable, held).of_bytes(bytes);
+        if from.is_across() {
+            pull = pull.over_slow(Duration::from_secs_f64(bus.max_payload() as f64 / LEAST_RATE));
+        }
+        loop {
+            let pulled = tokio::select! {
+                biased;
+                pulled = pull.next_or_why() => pulled,
+                // Another connection: what was asked for on this one does not come any more.
+                () = is_told(&mut replaced) => break,
+            };
+            let delivery = match pulled {
+                Ok(delivery) => delivery,
+                // Of a link that is cut nobody says so.
+                Err(why) if from.is_across() => {
+                    tracing::debug!(stream = way.stream, why, "the other site is asked whether it is there");
+                    from.until_it_answers().await;
+                    pull.rest(&why).await;
+                    continue;
+                }
+                Err(why) => {
+                    pull.rest(&why).await;
+                    continue;
+                }
+            };
+            let size = size_of(&delivery.subject, &delivery.headers, &delivery.body);
+            mean += (size as f64 - mean) / 16.0;
+            pull.set_held(held_of(mean));
+            if coming.send((delivery, size)).is_err() {
+                return;
+            }
         }
     }
 }
 
-/// How many messages of that mean size are held.
-fn held_of(size: f64) -> usize {
-    ((HELD_BYTES as f64 / size.max(1.0)) as usize).clamp(2, HELD)
+/// Comes when it is told of a change; never where there is nothing to tell.
+async fn is_told(changes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Whether so many wait behind one that was stored then (Unix time in ns), that what is new would come too late.
+fn is_far_behind(waiting: u64, stored_at: u64) -> bool {
+    let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(stored_at);
+    let is_long = || SystemTime::now().duration_since(since).is_ok_and(|age| age > LONG);
+    waiting > FAR_BEHIND.0 || (waiting > FAR_BEHIND.1 && is_long())
 }
 
 /// What a message takes on the wire, bytes.
@@ -611,12 +703,13 @@ fn size_of(subject: &str, headers: &Headers, body: &[u8]) -> u64 {
     (subject.len() + headers.len() + body.len()) as u64 + FRAME
 }
 
-/// The headers as they were published, but for what held only where the message was stored; and whether it is put if absent.
-fn forwarded(headers: &Headers) -> (HeaderMap, bool) {
+/// The headers as they were published, but for what held only where the message was stored, and with the site that it comes from; and
+/// whether it is put if absent.
+fn forwarded(headers: &Headers, from: &str) -> (HeaderMap, bool) {
     let (mut forwarded, mut if_absent) = (HeaderMap::new(), false);
     for (name, values) in headers.0.iter() {
         let text: &str = name.as_ref();
-        if OF_ITS_PLACE.contains(&text) {
+        if OF_ITS_PLACE.contains(&text) || text == header::VIA {
             continue;
         }
         // An outcome is put if absent, there as here. What somebody else expected of the subject held here.
@@ -631,5 +724,6 @@ fn forwarded(headers: &Headers) -> (HeaderMap, bool) {
             forwarded.append(name.clone(), value.clone());
         }
     }
+    forwarded.insert(header::VIA, from);
     (forwarded, if_absent)
 }

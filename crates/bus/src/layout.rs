@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PriorityPolicy, pull};
@@ -12,6 +13,8 @@ use crate::{Bus, BusError, names};
 const DEDUPE_WINDOW: Duration = Duration::from_secs(30);
 /// A message that nobody kept alive for this long is delivered again; holders say they are alive every `PROGRESS_EVERY`.
 const ACK_WAIT: Duration = Duration::from_secs(1);
+/// The same for relays: they hold much while a link is down, and some of them are a link away.
+const RELAY_ACK_WAIT: Duration = Duration::from_secs(3);
 /// Far backstop against endless redelivery; its advisories are captured in a stream.
 const MAX_DELIVER: i64 = 10_000;
 /// Most messages that all replicas of a stage hold together.
@@ -26,6 +29,8 @@ const CONSUMER_STORE_FAILED: ErrorCode = ErrorCode(10012);
 
 /// How often holders of messages say they are alive: three times an ack wait.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(300);
+/// The same for relays.
+pub(crate) const RELAY_PROGRESS_EVERY: Duration = Duration::from_millis(900);
 
 /// How a stream keeps its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +81,23 @@ pub struct StreamWish {
 /// A durable that a pipeline wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurableWish {
-    /// Its name: the taking stage's.
+    /// Its name: the taking stage's, or `relay-SITE`.
     pub name: String,
-    /// Whether it gives to one taker at a time.
-    pub pinned: bool,
+    /// Who takes.
+    pub taker: TakerSort,
+    /// The subjects that it gives of its stream; all where none is named.
+    pub subjects: Vec<String>,
+}
+
+/// Who takes from a durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakerSort {
+    /// The replicas of a stage, all at once.
+    Shared,
+    /// The one writer of a fold.
+    Pinned,
+    /// A relay.
+    Relay,
 }
 
 /// A bucket that a pipeline wants.
@@ -408,11 +426,19 @@ impl DurableWish {
             max_ack_pending: MAX_ACK_PENDING,
             ..Default::default()
         };
-        if self.pinned {
-            config.max_ack_pending = PINNED_ACK_PENDING;
-            config.priority_policy = PriorityPolicy::PinnedClient;
-            config.priority_groups = vec![WRITER_GROUP.into()];
-            config.priority_timeout = PIN_TIMEOUT;
+        match self.taker {
+            TakerSort::Shared => {}
+            TakerSort::Pinned => {
+                config.max_ack_pending = PINNED_ACK_PENDING;
+                config.priority_policy = PriorityPolicy::PinnedClient;
+                config.priority_groups = vec![WRITER_GROUP.into()];
+                config.priority_timeout = PIN_TIMEOUT;
+            }
+            TakerSort::Relay => config.ack_wait = RELAY_ACK_WAIT,
+        }
+        match &self.subjects[..] {
+            [one] => config.filter_subject.clone_from(one),
+            subjects => config.filter_subjects = subjects.to_vec(),
         }
         config
     }
@@ -420,7 +446,8 @@ impl DurableWish {
 
 /// The durable that keeps what is unread while `wish` is made anew.
 fn guard_of(wish: &DurableWish) -> String {
-    format!("{}-renewal", wish.name)
+    // No name of a site ends so.
+    format!("{}_renewal-guard", wish.name)
 }
 
 /// Whether what is there is what is wanted, in what we set; the server fills in the rest.
@@ -442,4 +469,11 @@ pub(crate) fn same_durable(there: &consumer::Config, wanted: &pull::Config) -> b
         && there.max_ack_pending == wanted.max_ack_pending
         && there.priority_policy == wanted.priority_policy
         && there.priority_timeout == wanted.priority_timeout
+        && filters(&there.filter_subject, &there.filter_subjects)
+            == filters(&wanted.filter_subject, &wanted.filter_subjects)
+}
+
+/// The subjects that a durable gives, whichever way they are written.
+fn filters<'a>(one: &'a str, many: &'a [String]) -> BTreeSet<&'a str> {
+    many.iter().map(String::as_str).chain([one]).filter(|subject| !subject.is_empty()).collect()
 }

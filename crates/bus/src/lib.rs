@@ -15,9 +15,11 @@ mod snapshot;
 mod table;
 
 pub use bus::{Bus, BusError, Credentials};
-pub use carry::{Budget, Carried, Carrier, First, Line, Way};
+pub use carry::{Budget, Carried, Carrier, End, First, Line, Way};
 pub use headers::Headers;
-pub use layout::{Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish};
+pub use layout::{
+    Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish, TakerSort,
+};
 pub use look::{Compared, OLDEST_SERVER, ServerFacts};
 pub use publish::{CHANGE, Outgoing, PublishError, Stored};
 pub use pull::{Delivery, Pull};

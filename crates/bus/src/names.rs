@@ -6,6 +6,8 @@ use causeway_schemas::Id;
 pub const EMPTY: &str = "empty";
 /// The link name of dead letters.
 pub const DEAD: &str = "dead";
+/// The link name of what says at another site that there is a dead letter.
+pub const RECEIPT: &str = "receipt";
 /// The link name of changelogs.
 pub const LOG: &str = "log";
 /// The table of known people.
@@ -27,6 +29,11 @@ pub fn stream(pipeline: &str, stage: &str) -> String {
 /// The subject of a stream whose durables are not all made yet: nobody publishes there.
 pub(crate) fn shut(stream: &str) -> String {
     format!("$CAUSEWAY.SHUT.{stream}")
+}
+
+/// The durable of what a relay takes to another site.
+pub fn relay(site: &str) -> String {
+    format!("relay-{site}")
 }
 
 /// The stream of a fold's changes.
@@ -70,6 +77,11 @@ pub fn advisories(pipeline: &str) -> String {
 /// All subjects of a link.
 pub fn link(pipeline: &str, link: &str) -> String {
     format!("{pipeline}.{link}.>")
+}
+
+/// All subjects of a link of what was captured at a site.
+pub fn link_of_site(pipeline: &str, link: &str, site: &str) -> String {
+    format!("{pipeline}.{link}.{site}.>")
 }
 
 /// The subject of a message on a link, where the id is not part of it.

@@ -91,6 +91,14 @@ impl Delivery {
         self.answer(AckKind::Progress).await;
     }
 
+    /// The same, said over another connection than the one that it came on.
+    pub(crate) async fn progress_on(&self, bus: &Bus) {
+        let Some(reply) = self.reply.clone() else { return };
+        if let Err(error) = bus.client.publish(reply, PROGRESS.into()).await {
+            tracing::debug!(error = %error, "progress not said; the message may come again");
+        }
+    }
+
     async fn answer(&self, kind: AckKind) {
         if let Err(error) = self.acker.ack_with(kind).await {
             tracing::debug!(error = %error, "ack not sent; the message comes again");
@@ -98,8 +106,9 @@ impl Delivery {
     }
 }
 
-/// An ack in the protocol.
+/// An ack, and a word that it is being worked on, in the protocol.
 const ACK: &str = "+ACK";
+const PROGRESS: &str = "+WPI";
 
 /// How a pull waits.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +140,8 @@ pub struct Pull {
     group: Option<&'static str>,
     pin: Option<String>,
     bounds: PullBounds,
+    /// How long one message may take to come in.
+    slowest: Duration,
     /// Most bytes that a request brings, and whether the next message is longer than that: it comes alone.
     bytes: Option<u64>,
     is_longer: bool,
@@ -204,6 +215,7 @@ impl Pull {
             group,
             pin: None,
             bounds: if group.is_some() { PullBounds::PINNED } else { PullBounds::SHARED },
+            slowest: Duration::ZERO,
             bytes: None,
             is_longer: false,
             half,
@@ -219,6 +231,13 @@ impl Pull {
     #[must_use]
     pub fn of_bytes(mut self, bytes: u64) -> Self {
         self.bytes = Some(bytes / 2);
+        self
+    }
+
+    /// Over a link on which one message may take so long, during which nothing else is heard.
+    #[must_use]
+    pub(crate) fn over_slow(mut self, slowest: Duration) -> Self {
+        self.slowest = slowest;
         self
     }
 
@@ -239,28 +258,54 @@ impl Pull {
     /// The next delivery; waits as long as it takes. Cancel-safe: what was taken from the server is not dropped.
     pub async fn next(&mut self) -> Delivery {
         loop {
+            match self.next_or_why().await {
+                Ok(delivery) => return delivery,
+                Err(why) => self.rest(&why).await,
+            }
+        }
+    }
+
+    /// The same, or why it has to be made anew, which the next call does.
+    pub(crate) async fn next_or_why(&mut self) -> Result<Delivery, String> {
+        loop {
             match self.poll_once().await {
-                Ok(Some(delivery)) => return delivery,
+                Ok(Some(delivery)) => return Ok(delivery),
                 Ok(None) => {}
                 Err(why) => {
                     tracing::debug!(stream = self.stream, durable = self.durable, why, "pull renewed");
                     self.open = None;
-                    if why != RECONNECTED {
-                        tokio::time::sleep(RENEW_PAUSE).await;
-                    }
+                    return Err(why);
                 }
             }
+        }
+    }
+
+    /// A pause before it is made anew, where something failed.
+    pub(crate) async fn rest(&self, why: &str) {
+        if why != RECONNECTED {
+            tokio::time::sleep(RENEW_PAUSE).await;
         }
     }
 
     async fn poll_once(&mut self) -> Result<Option<Delivery>, String> {
         self.request().await?;
         let open = self.open.as_mut().ok_or("no pull")?;
-        let message = tokio::select! {
-            biased;
-            message = open.messages.next() => message.ok_or("the subscription ended")?,
-            _ = self.connections.changed() => return Err(RECONNECTED.into()),
-            () = tokio::time::sleep(2 * self.bounds.heartbeat) => return Err("no heartbeat".into()),
+        let silence = 2 * self.bounds.heartbeat;
+        let (mut heard, mut left) = (self.bus.received(), self.slowest);
+        let message = loop {
+            tokio::select! {
+                biased;
+                message = open.messages.next() => break message.ok_or("the subscription ended")?,
+                _ = self.connections.changed() => return Err(RECONNECTED.into()),
+                () = tokio::time::sleep(silence) => {
+                    // Something comes in: it may be the beginning of a long message.
+                    let now = self.bus.received();
+                    if now == std::mem::replace(&mut heard, now) || left.is_zero() {
+                        return Err("no heartbeat".into());
+                    }
+                    left = left.saturating_sub(silence);
+                }
+            }
         };
         match message.status {
             None | Some(StatusCode::OK) => {

@@ -127,7 +127,7 @@ impl Bus {
     }
 
     /// Follows until `told` says no more.
-    async fn follow_table_once(
+    pub(crate) async fn follow_table_once(
         &self,
         table: &str,
         told: &mut (dyn FnMut(Follow) -> bool + Send),

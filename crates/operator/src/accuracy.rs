@@ -19,7 +19,7 @@ use causeway_pipelines::{CaptureOptions, ClassifyOptions, Pipeline, StageSpec};
 use causeway_stage::Fold as _;
 
 use crate::cli::{PipelineFlags, PlaceArgs, load};
-use crate::session::Session;
+use crate::session::{Session, Where};
 use crate::terminal::print;
 use crate::up::{self, RunOptions};
 use answers::Answers;
@@ -77,6 +77,12 @@ pub(crate) async fn accuracy(args: AccuracyArgs) -> anyhow::Result<ExitCode> {
     let mut set = args.pipeline.set.clone();
     set.push(up::input_override(&args.pipeline.pipeline, &photos)?);
     let pipeline = load(&args.pipeline.pipeline, &set)?;
+    if let Some(site) = pipeline.sites.iter().find(|site| site.address.is_some()) {
+        bail!(
+            "cannot measure with the server of [site.{}]: results would be mixed; use a file without its address",
+            site.name
+        );
+    }
     let plan = Plan::of(&pipeline)?;
     let options = RunOptions { overrides: set, until_drained: true, quiet: args.json, ..RunOptions::default() };
     let (answers, took) = run(pipeline, &plan, &args.place.models, own.path(), &options, &labelled).await?;
@@ -153,10 +159,11 @@ async fn run(
     options: &RunOptions,
     labelled: &Labelled,
 ) -> anyhow::Result<(Answers, Duration)> {
-    let mut session = Session::open(pipeline, home, models, None, &Credentials::default()).await?;
+    let own = Where { site: None, nats: None, credentials: Credentials::default() };
+    let mut session = Session::open(pipeline, home, models, &own).await?;
     let result = async {
         let stats = up::run(&mut session, options).await?;
-        let answers = Answers::read(&session.bus, &session.pipeline, &plan.fold, labelled).await?;
+        let answers = Answers::read(&session.seen(), &plan.fold, labelled).await?;
         Ok((answers, stats.took))
     }
     .await;

@@ -12,10 +12,10 @@ use causeway_stage::{Heartbeat, Unfolded, give_back_memory, now_ns, read_ledger,
 use futures::StreamExt as _;
 
 use crate::drift::Watch;
-use crate::kept;
 use crate::metrics::Told;
 use crate::net::Net;
 use crate::reconcile::run_lost_again;
+use crate::{kept, layout};
 
 /// Above this share of its limit a capture stream is made smaller.
 const FULL_SHARE: f64 = 0.8;
@@ -57,7 +57,7 @@ pub(crate) async fn mend(bus: Bus, pipeline: Pipeline) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+        for fold in pipeline.stages_here().filter(|stage| stage.folds) {
             let Ok(unfolded) = Unfolded::read(&bus, &fold.name).await else { continue };
             if unfolded.open.is_empty() || tried.get(&*fold.name) == Some(&unfolded) {
                 continue;
@@ -120,10 +120,10 @@ impl Agent {
     async fn round(&mut self) -> anyhow::Result<u64> {
         let pipeline = self.pipeline.clone();
         let mut purged = 0;
-        for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
+        for source in pipeline.stages_here().filter(|stage| stage.is_source()) {
             purged += self.purge_captured(&source.name).await?;
         }
-        for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+        for fold in pipeline.stages_here().filter(|stage| stage.folds) {
             purged += self.purge_changes(&fold.name).await?;
         }
         Ok(purged)
@@ -141,7 +141,7 @@ impl Agent {
             return Ok(0);
         }
         let short = bytes > limit * SHORT_SHARE;
-        let floor = self.ack_floor(&stream, source).await?;
+        let floor = self.ack_floor(&stream).await?;
         let bytes_over = match bytes {
             _ if waits => (bytes - limit * LEFT_SHARE).max(1.0),
             bytes if bytes > limit * FULL_SHARE => bytes - limit * LEFT_SHARE,
@@ -229,9 +229,10 @@ impl Agent {
     }
 
     /// The last sequence that every taker has acked: nothing beyond it is ever purged.
-    async fn ack_floor(&self, stream: &str, source: &str) -> anyhow::Result<u64> {
+    async fn ack_floor(&self, stream: &str) -> anyhow::Result<u64> {
         let mut floor = u64::MAX;
-        for taker in self.pipeline.takers(source) {
+        let wish = layout::streams(&self.pipeline).into_iter().find(|wish| wish.name == stream);
+        for taker in wish.iter().flat_map(|wish| &wish.durables) {
             let durable = self.bus.durable_state(stream, &taker.name).await?;
             floor = floor.min(durable.map_or(0, |durable| durable.ack_floor));
         }

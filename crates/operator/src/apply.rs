@@ -3,9 +3,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use causeway_bus::{Applied, Bus};
+use causeway_pipelines::Pipeline;
 
 use crate::agent;
-use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs};
+use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs, site_names};
 use crate::layout;
 use crate::metrics::Told;
 
@@ -19,9 +20,6 @@ const WAIT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// The site whose server it is
-    #[arg(long, value_name = "SITE")]
-    site: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
     /// Wait this long for a server that does not answer yet
@@ -37,32 +35,22 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct AgentArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// The site that it keeps
-    #[arg(long, value_name = "SITE")]
-    site: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
     #[command(flatten)]
     metrics: MetricsArgs,
 }
 
-async fn connect(
-    pipeline: &PipelineArgs,
-    site: Option<&str>,
-    place: &PlaceArgs,
-    wait: Duration,
-) -> anyhow::Result<(causeway_pipelines::Pipeline, Bus)> {
+async fn connect(pipeline: &PipelineArgs, place: &PlaceArgs, wait: Duration) -> anyhow::Result<(Pipeline, Bus)> {
     let pipeline = pipeline.load()?;
-    if let Some(site) = site
-        && !pipeline.sites.iter().any(|known| known == site)
-    {
-        bail!("cannot find the site `{site}` in {}: it has {}", pipeline.file.display(), pipeline.sites.join(", "));
+    if pipeline.is_split() && place.site.is_none() {
+        bail!("cannot tell which site is meant: say it with --site, one of {}", site_names(&pipeline));
     }
-    let running = place.home().address_if_running();
-    let nats = place.nats.clone().or(running).unwrap_or_else(|| DEFAULT_NATS.into());
+    let pipeline = place.seen(pipeline)?;
+    let nats = place.address(&pipeline).unwrap_or_else(|| DEFAULT_NATS.into());
     let patience = Instant::now() + wait;
     loop {
-        match Bus::connect(&nats, &place.credentials(), &pipeline.name, "causeway").await {
+        match Bus::connect(&nats, &place.credentials_for(&pipeline), &pipeline.name, "causeway").await {
             Ok(bus) => return Ok((pipeline, bus)),
             Err(error) if Instant::now() >= patience => return Err(error.into()),
             Err(error) => tracing::debug!(%error, "the server does not answer yet"),
@@ -72,8 +60,7 @@ async fn connect(
 }
 
 pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<ExitCode> {
-    let (pipeline, bus) =
-        connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::from_secs(args.wait)).await?;
+    let (pipeline, bus) = connect(&args.pipeline, &args.place, Duration::from_secs(args.wait)).await?;
     let done = layout::apply(&bus, &pipeline).await?;
     crate::drift::lost(&bus, &pipeline).await?;
     if args.json {
@@ -96,13 +83,15 @@ fn word(applied: Applied) -> &'static str {
 }
 
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
-    let (pipeline, bus) = connect(&args.pipeline, args.site.as_deref(), &args.place, Duration::ZERO).await?;
+    let (pipeline, bus) = connect(&args.pipeline, &args.place, Duration::ZERO).await?;
     layout::apply(&bus, &pipeline).await?;
     crate::drift::lost(&bus, &pipeline).await?;
     let stop = crate::stop::Stop::on_signals()?.told();
-    let told = Told::new(&bus, &pipeline, "agent");
+    let told = Told::new(vec![(bus.clone(), pipeline.clone())], "agent");
     let address = told.serve(args.metrics.address, None).await?;
-    eprintln!("agent of {} at work; Prometheus finds all at http://{address}/targets", pipeline.name);
+    let name =
+        if pipeline.is_split() { format!("{} at {}", pipeline.name, pipeline.here) } else { pipeline.name.clone() };
+    eprintln!("agent of {name} at work; Prometheus finds all at http://{address}/targets");
     tokio::select! {
         () = stop => Ok(ExitCode::SUCCESS),
         () = agent::mend(bus.clone(), pipeline.clone()) => bail!("the agent ended"),

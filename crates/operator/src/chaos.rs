@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cli::{PipelineArgs, PlaceArgs, connect};
+use crate::cli::{PipelineArgs, PlaceArgs, connect, of_one_site};
 use crate::home::{Home, Process, Running};
 use crate::reconcile::Look;
 use crate::up::heartbeats;
@@ -87,7 +87,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) async fn chaos(args: ChaosArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
+    of_one_site(&pipeline, "do harm to")?;
     let home = args.place.home();
     let running = home.running().filter(|running| Process::of(running.pid).is_alive());
     let Some(running) = running else {
@@ -221,7 +222,8 @@ impl Chaos<'_> {
 
     /// More replicas than one say that they live.
     async fn is_warm(&self, stage: &str) -> bool {
-        let beats = heartbeats(self.bus).await.unwrap_or_default();
+        let site = [(self.bus.clone(), self.pipeline.clone())];
+        let beats = heartbeats(&site).await.unwrap_or_default();
         let alive = |pid: u32| Process::of(pid).is_alive();
         beats.iter().filter(|beat| beat.stage == stage && beat.state == "running" && alive(beat.pid)).count() > 1
     }

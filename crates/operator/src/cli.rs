@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::{Override, Pipeline, json_schema, tests_json_schema};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -123,6 +124,11 @@ impl PipelineArgs {
     pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
         load(&self.file(), &self.set)
     }
+
+    /// The same, seen from the site that is meant.
+    pub(crate) fn load_at(&self, place: &PlaceArgs) -> anyhow::Result<Pipeline> {
+        place.seen(self.load()?)
+    }
 }
 
 /// The same, where the arguments themselves are something else.
@@ -145,6 +151,9 @@ pub(crate) struct PlaceArgs {
     /// The folder of models and their manifests
     #[arg(long, env = "CAUSEWAY_MODELS", value_name = "DIR", default_value = ".tools/models")]
     pub(crate) models: PathBuf,
+    /// The site that is meant; by default the hub, and for `up` all of them
+    #[arg(long, env = "CAUSEWAY_SITE", value_name = "SITE")]
+    pub(crate) site: Option<String>,
     /// Use this NATS server instead of starting one
     #[arg(long, env = "CAUSEWAY_NATS", value_name = "URL", hide_env_values = true)]
     pub(crate) nats: Option<String>,
@@ -175,12 +184,66 @@ impl PlaceArgs {
     pub(crate) fn home(&self) -> Home {
         Home::new(&self.home)
     }
+
+    /// A pipeline as it is seen from the site that is meant: the one that is named, else the one that runs here alone, else the hub.
+    pub(crate) fn seen(&self, pipeline: Pipeline) -> anyhow::Result<Pipeline> {
+        let only = || {
+            let running = self.home().alive().filter(|running| running.pipeline == pipeline.name)?;
+            let [only] = &running.sites[..] else { return None };
+            pipeline.site(&only.name).map(|site| site.name.clone())
+        };
+        let Some(site) = self.site.clone().or_else(only) else { return Ok(pipeline) };
+        let unknown = unknown_site(&pipeline, &site);
+        pipeline.at(&site).context(unknown)
+    }
+
+    /// Where the server is of the site that a pipeline is seen from: as it is named, as a running `up` says, or as the file does.
+    pub(crate) fn address(&self, pipeline: &Pipeline) -> Option<String> {
+        let running = || self.home().address_if_running(&pipeline.here);
+        let written = || pipeline.site(&pipeline.here)?.address.clone();
+        self.nats.clone().or_else(running).or_else(written)
+    }
+
+    /// The credentials for it.
+    pub(crate) fn credentials_for(&self, pipeline: &Pipeline) -> Credentials {
+        // What `up` started itself has none.
+        let is_own = || {
+            let running = self.home().alive()?;
+            running.sites.into_iter().find(|site| site.name == pipeline.here)?.server
+        };
+        let written = || pipeline.site(&pipeline.here)?.credentials.clone().map(|file| beside(pipeline, &file));
+        let is_written = self.nats.is_some() || is_own().is_none();
+        Credentials { file: self.credentials.clone().or_else(|| written().filter(|_| is_written)) }
+    }
+}
+
+/// What a site is told by that there is not.
+pub(crate) fn unknown_site(pipeline: &Pipeline, site: &str) -> String {
+    format!("cannot find the site `{site}` in {}: it has {}", pipeline.file.display(), site_names(pipeline))
+}
+
+/// The sites that there are.
+pub(crate) fn site_names(pipeline: &Pipeline) -> String {
+    pipeline.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// A path of a pipeline file: relative ones are relative to its folder.
+pub(crate) fn beside(pipeline: &Pipeline, file: &Path) -> PathBuf {
+    pipeline.file.parent().unwrap_or(Path::new(".")).join(file)
+}
+
+/// For what is not done yet where a pipeline has several sites.
+pub(crate) fn of_one_site(pipeline: &Pipeline, what: &str) -> anyhow::Result<()> {
+    if pipeline.is_split() {
+        bail!("cannot {what} {} yet: it has {} sites", pipeline.file.display(), pipeline.sites.len());
+    }
+    Ok(())
 }
 
 impl PipelineFlags {
-    /// Reads and checks the file.
-    pub(crate) fn load(&self) -> anyhow::Result<Pipeline> {
-        load(&self.pipeline, &self.set)
+    /// Reads and checks the file, seen from the site that is meant.
+    pub(crate) fn load_at(&self, place: &PlaceArgs) -> anyhow::Result<Pipeline> {
+        place.seen(load(&self.pipeline, &self.set)?)
     }
 }
 
@@ -202,10 +265,8 @@ pub(crate) async fn connect_or_create(pipeline: &Pipeline, place: &PlaceArgs) ->
 }
 
 async fn connect_to(pipeline: &Pipeline, place: &PlaceArgs, create: bool) -> anyhow::Result<Connection> {
-    let home = place.home();
-    let address = place.nats.clone().or_else(|| home.address_if_running());
-    if let Some(address) = address {
-        let bus = Bus::connect(&address, &place.credentials(), &pipeline.name, "causeway").await?;
+    if let Some(address) = place.address(pipeline) {
+        let bus = Bus::connect(&address, &place.credentials_for(pipeline), &pipeline.name, "causeway").await?;
         return Ok(Connection { bus, address, session: None });
     }
     let session = Session::open_store(pipeline.clone(), &place.home, create).await?;

@@ -80,10 +80,11 @@ pub(crate) async fn look(pipeline: &Pipeline, place: &PlaceArgs, set: &[String])
 }
 
 async fn server(pipeline: &Pipeline, place: &PlaceArgs) -> Vec<Finding> {
-    let Some(address) = place.nats.clone().or_else(|| place.home().address_if_running()) else {
+    let Some(address) = place.address(pipeline) else {
         return vec![own_server(causeway_bus::server::find())];
     };
-    let bus = match Bus::connect(&address, &place.credentials(), &pipeline.name, "causeway validate").await {
+    let credentials = place.credentials_for(pipeline);
+    let bus = match Bus::connect(&address, &credentials, &pipeline.name, "causeway validate").await {
         Ok(bus) => bus,
         Err(error) => {
             let help = "is it running, and is the address right? without --nats, `up` starts a server of its own";

@@ -2,7 +2,8 @@
 
 use causeway_imaging::{Format, ImageError, format_of};
 use causeway_schemas::{
-    Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Ranked, Region, decode, decode_body,
+    Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Ranked, Receipt, Region, decode,
+    decode_body,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ pub(crate) enum Content {
     Assignment(Assignment),
     Empty(Empty),
     Dead(DeadLetter),
+    Receipt(Receipt),
     /// No message of ours.
     Other {
         /// Why it is not read.
@@ -47,6 +49,7 @@ impl Content {
             Some(Assignment::NOUN) => read(kind, codec, body).map(Self::Assignment),
             Some(Empty::NOUN) => read(kind, codec, body).map(Self::Empty),
             _ if kind == Some(DeadLetter::KIND) => decode_body(body, codec).map(Self::Dead),
+            _ if kind == Some(Receipt::KIND) => decode_body(body, codec).map(Self::Receipt),
             _ => Err(match kind {
                 Some(kind) => format!("unknown kind `{}`", one_line(kind, MAX_TEXT)),
                 None => "no kind".into(),
@@ -93,6 +96,10 @@ impl Content {
                     size(&letter.body)
                 )
             }
+            Self::Receipt(receipt) => {
+                let (stage, reason) = (one_line(&receipt.stage, MAX_TEXT), one_line(&receipt.reason, MAX_TEXT));
+                format!("{stage}: {reason}; its letter is at {}", one_line(&receipt.site, MAX_TEXT))
+            }
             Self::Other { why, len, looks } => {
                 let looks = looks.map_or(String::new(), |looks| format!(", looks like {looks}"));
                 format!("not readable: {}; {len} bytes{looks}", one_line(why, MAX_TEXT))
@@ -119,6 +126,7 @@ impl Content {
             Self::Assignment(assignment) => json!(assignment),
             Self::Empty(empty) => json!(empty),
             Self::Dead(letter) => dead_json(letter),
+            Self::Receipt(receipt) => json!(receipt),
             Self::Other { why, len, looks } => json!({ "unreadable": why, "bytes": len, "looks_like": looks }),
         }
     }

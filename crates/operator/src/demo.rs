@@ -10,7 +10,7 @@ use crate::cli::{PipelineArgs, PlaceArgs, load};
 use crate::people::{enrol_folder, read_people};
 use crate::report;
 use crate::results::{Numbers, Results};
-use crate::session::Session;
+use crate::session::{Session, Where};
 use crate::summary::Summary;
 use crate::terminal::{count, one_line, print_line};
 use crate::up::{self, RunOptions, RunStats};
@@ -48,8 +48,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     set.push(up::input_override(&args.pipeline.file(), &input)?);
     let pipeline = load(&args.pipeline.file(), &set)?;
     let place = &args.place;
-    let nats = place.nats.as_deref();
-    let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
+    let mut session = Session::open(pipeline, &place.home, &place.models, &Where::of(place)).await?;
     let options =
         RunOptions { overrides: set, until_drained: true, quiet: false, again: args.again, ..RunOptions::default() };
     let result = run(&mut session, &enrol, &options, args.json).await;
@@ -61,8 +60,8 @@ async fn run(session: &mut Session, enrol: &Path, options: &RunOptions, json: bo
     enrol_new(session, enrol).await?;
     session.say_readers();
     let stats = up::run(session, options).await?;
-    let results = Results::read(&session.bus, &session.pipeline).await?;
-    let report = report::write(&session.bus, &session.pipeline, &results, &session.home).await?;
+    let results = Results::read_all(&session.seen()).await?;
+    let report = report::write(session, &results).await?;
     let sources = session.pipeline.stages.iter().filter(|stage| stage.is_source());
     let skipped: u64 = sources.map(|source| stats.total(&source.name, |beat| beat.skipped)).sum();
     if json && skipped > 0 {

@@ -95,7 +95,7 @@ pub(crate) async fn dlq(args: DlqArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn list(args: LsArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     args.filters.check(&pipeline)?;
     let connection = connect(&pipeline, &args.place).await?;
     let letters = letters::read(&connection.bus, &pipeline, false, |letter| args.filters.pass(letter)).await;
@@ -118,7 +118,7 @@ async fn list(args: LsArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     check_stage(&pipeline, args.stage.as_deref())?;
     let matches = |letter: &Letter| {
         letter.id.starts_with(&args.id) && args.stage.as_ref().is_none_or(|stage| *stage == letter.letter.stage)

@@ -101,7 +101,7 @@ impl Watch {
             stored.append(&mut self.findings);
             self.findings = stored;
             // Seconds where they are long: so not at the start of everything.
-            for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+            for fold in pipeline.stages_here().filter(|stage| stage.folds) {
                 match kept::look_at_changelog(bus, &fold.name).await {
                     Ok(Some((stream, detail))) => self.say(&stream, RESET, detail, false, told),
                     Ok(None) => {}

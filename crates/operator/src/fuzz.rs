@@ -49,12 +49,14 @@ pub fn status(heartbeats: &[&[u8]], drift: &[u8]) -> String {
     let replicas = beats.map(|beat| Replica { beat, silent: Duration::ZERO }).collect();
     let gathered = Gathered {
         pipeline: "faces".into(),
+        site: None,
         file: "faces.toml".into(),
         up: None,
         nats: None,
         stages: vec![StageStatus { name: "classify".into(), replicas, takes: Vec::new() }],
         streams: Vec::new(),
         folds: Vec::new(),
+        carrying: Vec::new(),
         people: 0,
         vectors: 0,
         dead_letters: 0,

@@ -23,7 +23,26 @@ pub(crate) struct Running {
     pub(crate) nats: String,
     /// The embedded server, where it is ours.
     pub(crate) server: Option<Process>,
+    /// All sites that run here; the one that is meant above is among them.
+    #[serde(default)]
+    pub(crate) sites: Vec<RunningSite>,
     pub(crate) stages: Vec<(String, Process)>,
+}
+
+/// A site that runs here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunningSite {
+    pub(crate) name: String,
+    pub(crate) nats: String,
+    /// Its embedded server, where it is ours.
+    pub(crate) server: Option<Process>,
+}
+
+impl Running {
+    /// Where the server of a site is, if it runs here.
+    pub(crate) fn address(&self, site: &str) -> Option<&str> {
+        self.sites.iter().find(|known| known.name == site).map(|known| known.nats.as_str())
+    }
 }
 
 /// A process that is told from a later one with the same id by when it started.
@@ -127,11 +146,14 @@ impl Home {
         let _ = std::fs::remove_file(self.running_file());
     }
 
-    /// Where the server of a running `up` is.
-    pub(crate) fn address_if_running(&self) -> Option<String> {
-        let running = self.running()?;
-        let alive = started(running.pid).is_some();
-        alive.then_some(running.nats)
+    /// Where a site's server is, as a running `up` says.
+    pub(crate) fn address_if_running(&self, site: &str) -> Option<String> {
+        self.alive()?.address(site).map(ToOwned::to_owned)
+    }
+
+    /// What runs here now.
+    pub(crate) fn alive(&self) -> Option<Running> {
+        self.running().filter(|running| started(running.pid).is_some())
     }
 
     /// What runs here, or ran when the machine went down.
@@ -142,7 +164,8 @@ impl Home {
     /// Ends what an `up` that was killed left behind. Call with the lock held.
     pub(crate) fn end_leftovers(&self) {
         let Some(left) = self.running() else { return };
-        let processes = left.stages.iter().map(|(_, process)| *process).chain(left.server);
+        let servers = left.sites.iter().filter_map(|site| site.server);
+        let processes = left.stages.iter().map(|(_, process)| *process).chain(servers).chain(left.server);
         for process in processes.filter(|process| process.is_alive()) {
             tracing::warn!(pid = process.pid, "ending what an earlier run left behind");
             causeway_bus::server::terminate(process.pid);

@@ -77,6 +77,7 @@ pub(crate) async fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
                 let mut object =
                     json!({ "ok": true, "stages": pipeline.stages.len(), "tests": tests.len(), "faults": [] });
                 if args.connect {
+                    let pipeline = args.place.seen(pipeline)?;
                     let findings = connect::look(&pipeline, &args.place, &args.set).await?;
                     all_there &= findings.iter().all(|finding| finding.state != State::Wrong);
                     if !args.json {
@@ -134,12 +135,17 @@ fn graph_json(pipeline: &Pipeline) -> Value {
             "name": stage.name,
             "uses": stage.uses,
             "from": stage.from,
-            "site": stage.site,
+            "sites": stage.sites,
             "takes": stage.takes,
             "gives": stage.gives,
             "link": stage.link,
             "final": pipeline.is_final(&stage.name),
         })
     });
-    json!({ "pipeline": pipeline.name, "sites": pipeline.sites, "stages": stages.collect::<Vec<_>>() })
+    let sites = pipeline.sites.iter().map(|site| json!({ "name": site.name, "hub": site.is_hub }));
+    json!({
+        "pipeline": pipeline.name,
+        "sites": sites.collect::<Vec<_>>(),
+        "stages": stages.collect::<Vec<_>>(),
+    })
 }

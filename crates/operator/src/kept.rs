@@ -63,7 +63,7 @@ async fn change<T>(bus: &Bus, mut how: impl FnMut(&mut All) -> T) -> Result<T, B
 /// seen with what to say of it. Remembers how they are, and how many people are enrolled.
 pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Result<Vec<(String, String)>, BusError> {
     let is_source = |stream: &str| {
-        let mut captures = pipeline.stages.iter().filter(|stage| stage.is_source());
+        let mut captures = pipeline.stages_here().filter(|stage| stage.is_source());
         captures.any(|stage| names::stream(&pipeline.name, &stage.name) == stream)
     };
     let people = format!("KV_{}", names::bucket(&pipeline.name, names::PEOPLE));

@@ -1,7 +1,7 @@
-//! What a pipeline wants on the bus.
+//! What a pipeline wants on the bus of the site that it is seen from.
 
-use causeway_bus::{Applied, BucketWish, Bus, BusError, DurableWish, Retention, StreamWish, names};
-use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_bus::{Applied, BucketWish, Bus, BusError, DurableWish, Retention, StreamWish, TakerSort, names};
+use causeway_pipelines::{Flow, Pipeline, Plan, Share, StageSpec, Who};
 use std::time::Duration;
 
 /// A replica that has not said how it is for this long is forgotten.
@@ -9,73 +9,93 @@ const REPLICA_AGE: Duration = Duration::from_secs(15);
 /// A mark is taken back with the answer; one that is this old is of a message that is gone.
 const ATTEMPT_AGE: Duration = Duration::from_hours(24);
 
-/// The streams of a pipeline, in graph order.
+/// The streams of a pipeline that lie here, in graph order.
 pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
-    let outcome = Retention::Outcome { bytes: pipeline.keep_outcomes.bytes, age: pipeline.keep_outcomes.age };
-    let mut wishes: Vec<StreamWish> = pipeline.stages.iter().map(|stage| of_stage(pipeline, stage, outcome)).collect();
-    // A letter of a message that was sent again, and fails again, takes the place of the one before.
-    let newest = Retention::Newest { bytes: pipeline.keep_outcomes.bytes, age: pipeline.keep_outcomes.age };
-    for (link, retention) in [(names::EMPTY, outcome), (names::DEAD, newest)] {
-        wishes.push(StreamWish {
-            name: names::stream(&pipeline.name, link),
-            subjects: vec![names::link(&pipeline.name, link)],
-            retention,
-            durables: Vec::new(),
-            copies: pipeline.copies,
-        });
+    let plan = pipeline.plan();
+    let wish = |name: String, subjects, retention, durables| StreamWish {
+        name,
+        subjects,
+        retention,
+        durables,
+        copies: pipeline.copies,
+    };
+    let mut wishes: Vec<StreamWish> = Vec::new();
+    let mut refused = Vec::new();
+    for stage in &pipeline.stages {
+        let Some(share) = plan.share(Flow::Stage(&stage.name), &pipeline.here) else { continue };
+        let name = names::stream(&pipeline.name, &stage.name);
+        let retention = retention(pipeline, stage);
+        if !share.takers.is_empty() {
+            refused.extend(advisories(&name));
+        }
+        let durables = durables(pipeline, &stage.link, &share);
+        wishes.push(wish(name, vec![names::link(&pipeline.name, &stage.link)], retention, durables));
     }
-    for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+    for (link, retention, durables) in of_ends(pipeline, &plan) {
+        let name = names::stream(&pipeline.name, link);
+        wishes.push(wish(name, vec![names::link(&pipeline.name, link)], retention, durables));
+    }
+    for fold in pipeline.stages_here().filter(|stage| stage.folds) {
         let (pipeline_name, fold) = (&pipeline.name, &fold.name);
         for (name, subject) in [
             (names::changelog(pipeline_name, fold), names::changelog_subject(pipeline_name, fold)),
             (names::snapshots(pipeline_name, fold), names::snapshots_subject(pipeline_name, fold)),
         ] {
-            wishes.push(StreamWish {
-                name,
-                subjects: vec![subject],
-                retention: Retention::Changelog,
-                durables: Vec::new(),
-                copies: pipeline.copies,
-            });
+            wishes.push(wish(name, vec![subject], Retention::Changelog, Vec::new()));
         }
     }
-    wishes.push(StreamWish {
-        name: names::advisories(&pipeline.name),
-        subjects: advisories(pipeline),
-        retention: outcome,
-        durables: Vec::new(),
-        copies: pipeline.copies,
-    });
+    // A stream without subjects would take what is called like it.
+    if !refused.is_empty() {
+        wishes.push(wish(names::advisories(&pipeline.name), refused, outcome(pipeline), Vec::new()));
+    }
     wishes
 }
 
-fn of_stage(pipeline: &Pipeline, stage: &StageSpec, outcome: Retention) -> StreamWish {
-    let retention = if pipeline.is_final(&stage.name) {
-        outcome
-    } else if stage.is_source() {
+/// Empties, dead letters, and receipts of those that lie elsewhere.
+fn of_ends(pipeline: &Pipeline, plan: &Plan<'_>) -> Vec<(&'static str, Retention, Vec<DurableWish>)> {
+    // A letter of a message that was sent again, and fails again, takes the place of the one before.
+    let newest = Retention::Newest { bytes: pipeline.keep_outcomes.bytes, age: pipeline.keep_outcomes.age };
+    let share = plan.share(Flow::Ends, &pipeline.here);
+    let carried = |link| share.as_ref().map(|share| (link, outcome(pipeline), durables(pipeline, link, share)));
+    let receipts = carried(names::RECEIPT).filter(|_| pipeline.is_split());
+    carried(names::EMPTY).into_iter().chain([(names::DEAD, newest, Vec::new())]).chain(receipts).collect()
+}
+
+/// Kept for whoever reads it.
+fn outcome(pipeline: &Pipeline) -> Retention {
+    Retention::Outcome { bytes: pipeline.keep_outcomes.bytes, age: pipeline.keep_outcomes.age }
+}
+
+fn retention(pipeline: &Pipeline, stage: &StageSpec) -> Retention {
+    if pipeline.is_final(&stage.name) {
+        outcome(pipeline)
+    } else if stage.is_source() && stage.runs_at(&pipeline.here) {
         Retention::Capture { bytes: pipeline.keep_captured.bytes }
     } else {
         Retention::Link { bytes: stage.link_bytes }
-    };
-    let takers = pipeline.takers(&stage.name);
-    StreamWish {
-        name: names::stream(&pipeline.name, &stage.name),
-        subjects: vec![names::link(&pipeline.name, &stage.link)],
-        retention,
-        durables: takers.map(|taker| DurableWish { name: taker.name.clone(), pinned: taker.folds }).collect(),
-        copies: pipeline.copies,
     }
 }
 
-/// What the broker says, once and to nobody in particular, when it gives up on a message.
-fn advisories(pipeline: &Pipeline) -> Vec<String> {
-    let links = pipeline.stages.iter().filter(|stage| !pipeline.is_final(&stage.name));
-    links
-        .flat_map(|stage| {
-            let stream = names::stream(&pipeline.name, &stage.name);
-            ["MAX_DELIVERIES", "MSG_TERMINATED"].map(|what| format!("$JS.EVENT.ADVISORY.CONSUMER.{what}.{stream}.>"))
-        })
-        .collect()
+/// Who takes here: stages, and relays for other sites.
+fn durables(pipeline: &Pipeline, link: &str, share: &Share) -> Vec<DurableWish> {
+    let wish = |taker: &causeway_pipelines::Taker| {
+        let (name, sort) = match &taker.who {
+            Who::Stage(name) => {
+                let folds = pipeline.stage(name).is_some_and(|stage| stage.folds);
+                (name.clone(), if folds { TakerSort::Pinned } else { TakerSort::Shared })
+            }
+            Who::Site(site) => (names::relay(site), TakerSort::Relay),
+        };
+        let some = share.some_of(taker);
+        let subjects = some.iter().map(|site| names::link_of_site(&pipeline.name, link, site)).collect();
+        DurableWish { name, taker: sort, subjects }
+    };
+    share.takers.iter().map(wish).collect()
+}
+
+/// What the broker says, once and to nobody in particular, when it gives up on a message of a stream.
+fn advisories(stream: &str) -> [String; 2] {
+    ["MAX_DELIVERIES", "MSG_TERMINATED"].map(|what| format!("$JS.EVENT.ADVISORY.CONSUMER.{what}.{stream}.>"))
 }
 
 /// The buckets of a pipeline.

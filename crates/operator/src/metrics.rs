@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::home::{Home, Process};
+use crate::layout;
 
 /// How often the list of replicas is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -33,10 +34,10 @@ const FRESH: Duration = Duration::from_secs(5);
 /// A replica that nobody here supervises stays a target for this long after its last word.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-/// What is told of a site, and what it is made of.
+/// What is told of sites, and what it is made of.
 pub(crate) struct Told {
-    bus: Bus,
-    pipeline: Pipeline,
+    /// The sites, each with the pipeline as it is seen from there.
+    sites: Vec<(Bus, Pipeline)>,
     /// `up` or `agent`.
     program: &'static str,
     /// What `up` supervises; `None`: somebody else does.
@@ -51,12 +52,13 @@ pub(crate) struct Told {
 
 #[derive(Default)]
 struct Supervised {
+    stages: Vec<String>,
     pids: Vec<u32>,
     restarts: HashMap<String, u32>,
 }
 
-/// The last word of each replica by stage and name, and when it was heard.
-type Replicas = BTreeMap<(String, String), (Heartbeat, Instant)>;
+/// The last word of each replica by site, stage and name, and when it was heard.
+type Replicas = BTreeMap<(String, String, String), (Heartbeat, Instant)>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StreamLabels {
@@ -64,14 +66,16 @@ struct StreamLabels {
     stage: String,
     /// `capture`, `link` or `outcome`.
     sort: &'static str,
+    site: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurableLabels {
-    /// The stage that takes.
+    /// The stage that takes, or `relay-SITE`.
     stage: String,
     /// The stage that gives.
     from: String,
+    site: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,6 +83,7 @@ struct ReplicaLabels {
     stage: String,
     /// `true` for a stage that ends when its source does.
     source: String,
+    site: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,11 +98,10 @@ struct StageLabels {
 }
 
 impl Told {
-    /// By `program`, `up` or `agent`.
-    pub(crate) fn new(bus: &Bus, pipeline: &Pipeline, program: &'static str) -> Arc<Self> {
+    /// Of these sites, by `program`, `up` or `agent`.
+    pub(crate) fn new(sites: Vec<(Bus, Pipeline)>, program: &'static str) -> Arc<Self> {
         Arc::new(Self {
-            bus: bus.clone(),
-            pipeline: pipeline.clone(),
+            sites,
             program,
             supervised: Mutex::default(),
             replicas: Mutex::default(),
@@ -112,11 +116,16 @@ impl Told {
         *self.drifted.lock().expect("no holder of the counts panics").entry(sort).or_default() += 1;
     }
 
-    /// What runs here now, and how often it was started again.
-    pub(crate) fn supervise(&self, processes: &[(String, Process)], restarts: &HashMap<String, u32>) {
+    /// What is supervised here, what of it runs now, and how often it was started again.
+    pub(crate) fn supervise(
+        &self,
+        stages: &[String],
+        processes: &[(String, Process)],
+        restarts: &HashMap<String, u32>,
+    ) {
         let pids = processes.iter().map(|(_, process)| process.pid).collect();
         *self.supervised.lock().expect("no holder of the list panics") =
-            Some(Supervised { pids, restarts: restarts.clone() });
+            Some(Supervised { stages: stages.to_vec(), pids, restarts: restarts.clone() });
     }
 
     /// Serves /metrics and /targets until the process ends; gives where. With a home the targets are written there too.
@@ -178,13 +187,17 @@ impl Told {
 
     /// Takes in what the replicas say.
     async fn hear(&self) -> Result<(), BusError> {
-        let entries = self.bus.table_entries(names::REPLICAS).await?;
+        let mut entries = Vec::new();
+        for (bus, pipeline) in &self.sites {
+            let there = bus.table_entries(names::REPLICAS).await?;
+            entries.extend(there.into_iter().map(|entry| (pipeline.here.clone(), entry)));
+        }
         let mut replicas = self.replicas.lock().expect("no holder of the list panics");
-        for entry in entries {
+        for (site, entry) in entries {
             let Ok(beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { continue };
             // What an earlier run said stays in the table for a while.
             let age = Duration::from_nanos(now_ns().saturating_sub(entry.stored_at));
-            let key = (beat.stage.clone(), beat.replica.clone());
+            let key = (site, beat.stage.clone(), beat.replica.clone());
             if age < FRESH {
                 replicas.insert(key, (beat, Instant::now().checked_sub(age).unwrap_or_else(Instant::now)));
             }
@@ -217,7 +230,8 @@ impl Told {
 
     /// All of it as it is now.
     async fn registry(&self) -> Result<Registry, BusError> {
-        let mut registry = Registry::with_labels([("pipeline".into(), self.pipeline.name.clone().into())].into_iter());
+        let name = self.sites.first().map_or(String::new(), |(_, pipeline)| pipeline.name.clone());
+        let mut registry = Registry::with_labels([("pipeline".into(), name.into())].into_iter());
         self.streams(&mut registry).await?;
         self.durables(&mut registry).await?;
         self.processes(&mut registry);
@@ -239,28 +253,17 @@ impl Told {
         let size = Family::<StreamLabels, Gauge>::default();
         let limit = Family::<StreamLabels, Gauge>::default();
         let stored = Family::<StreamLabels, Counter>::default();
-        let stages = self.pipeline.stages.iter().map(|stage| {
-            let last = self.pipeline.is_final(&stage.name);
-            let sort = if stage.is_source() {
-                "capture"
-            } else if last {
-                "outcome"
-            } else {
-                "link"
-            };
-            (stage.name.as_str(), sort)
-        });
-        for (stage, sort) in stages.chain([(names::EMPTY, "outcome"), (names::DEAD, "outcome")]) {
-            let Some(state) = self.bus.stream_state(&names::stream(&self.pipeline.name, stage)).await? else {
-                continue;
-            };
-            let labels = StreamLabels { stage: stage.into(), sort };
-            messages.get_or_create(&labels).set(state.messages as i64);
-            size.get_or_create(&labels).set(state.bytes as i64);
-            if let Some(bytes) = state.max_bytes {
-                limit.get_or_create(&labels).set(bytes as i64);
+        for (bus, pipeline) in &self.sites {
+            for (stage, sort) in sorts(pipeline) {
+                let Some(state) = bus.stream_state(&names::stream(&pipeline.name, stage)).await? else { continue };
+                let labels = StreamLabels { stage: stage.into(), sort, site: pipeline.here.clone() };
+                messages.get_or_create(&labels).set(state.messages as i64);
+                size.get_or_create(&labels).set(state.bytes as i64);
+                if let Some(bytes) = state.max_bytes {
+                    limit.get_or_create(&labels).set(bytes as i64);
+                }
+                stored.get_or_create(&labels).inc_by(state.last_sequence);
             }
-            stored.get_or_create(&labels).inc_by(state.last_sequence);
         }
         registry.register("causeway_stream_messages", "Messages in the stream", messages);
         registry.register_with_unit("causeway_stream_size", "Bytes in the stream", Unit::Bytes, size);
@@ -272,16 +275,22 @@ impl Told {
     async fn durables(&self, registry: &mut Registry) -> Result<(), BusError> {
         let family = Family::<DurableLabels, Gauge>::default;
         let (pending, unacked, redelivered, floor, waiting) = (family(), family(), family(), family(), family());
-        for stage in &self.pipeline.stages {
-            for from in &stage.from {
-                let stream = names::stream(&self.pipeline.name, from);
-                let Some(state) = self.bus.durable_state(&stream, &stage.name).await? else { continue };
-                let labels = DurableLabels { stage: stage.name.clone(), from: from.clone() };
-                pending.get_or_create(&labels).set(state.pending as i64);
-                unacked.get_or_create(&labels).set(state.unacked as i64);
-                redelivered.get_or_create(&labels).set(state.redelivered as i64);
-                floor.get_or_create(&labels).set(state.ack_floor as i64);
-                waiting.get_or_create(&labels).set(state.waiting as i64);
+        for (bus, pipeline) in &self.sites {
+            for stream in layout::streams(pipeline) {
+                let of = |name: &str| names::stream(&pipeline.name, name);
+                let links =
+                    pipeline.stages.iter().map(|stage| stage.name.as_str()).chain([names::EMPTY, names::RECEIPT]);
+                let Some(from) = links.into_iter().find(|name| of(name) == stream.name) else { continue };
+                for taker in &stream.durables {
+                    let Some(state) = bus.durable_state(&stream.name, &taker.name).await? else { continue };
+                    let (stage, from, site) = (taker.name.clone(), from.to_owned(), pipeline.here.clone());
+                    let labels = DurableLabels { stage, from, site };
+                    pending.get_or_create(&labels).set(state.pending as i64);
+                    unacked.get_or_create(&labels).set(state.unacked as i64);
+                    redelivered.get_or_create(&labels).set(state.redelivered as i64);
+                    floor.get_or_create(&labels).set(state.ack_floor as i64);
+                    waiting.get_or_create(&labels).set(state.waiting as i64);
+                }
             }
         }
         registry.register("causeway_durable_pending_messages", "Messages not delivered to the stage yet", pending);
@@ -300,23 +309,44 @@ impl Told {
     fn processes(&self, registry: &mut Registry) {
         let replicas = Family::<ReplicaLabels, Gauge>::default();
         let known = self.replicas.lock().expect("no holder of the list panics");
-        for stage in &self.pipeline.stages {
-            let alive = known
-                .values()
-                .filter(|(beat, heard)| beat.stage == stage.name && heard.elapsed() < FRESH && !has_ended(beat));
-            let labels = ReplicaLabels { stage: stage.name.clone(), source: stage.is_source().to_string() };
-            replicas.get_or_create(&labels).set(alive.count() as i64);
+        for (_, pipeline) in &self.sites {
+            let relay = pipeline.relay().filter(|relay| relay.runs_at(&pipeline.here));
+            for stage in pipeline.stages_here().chain(&relay) {
+                let is_its = |(site, name, _): &(String, String, String)| *site == pipeline.here && *name == stage.name;
+                let alive = known
+                    .iter()
+                    .filter(|(key, (beat, heard))| is_its(key) && heard.elapsed() < FRESH && !has_ended(beat));
+                let source = stage.is_source().to_string();
+                let labels = ReplicaLabels { stage: stage.name.clone(), source, site: pipeline.here.clone() };
+                replicas.get_or_create(&labels).set(alive.count() as i64);
+            }
         }
         registry.register("causeway_replicas", "Replicas that said in the last 5 s that they live", replicas);
         if let Some(supervised) = &*self.supervised.lock().expect("no holder of the list panics") {
             let restarts = Family::<StageLabels, Counter>::default();
-            for stage in &self.pipeline.stages {
-                let count = supervised.restarts.get(&stage.name).copied().unwrap_or(0);
-                restarts.get_or_create(&StageLabels { stage: stage.name.clone() }).inc_by(count.into());
+            for stage in &supervised.stages {
+                let count = supervised.restarts.get(stage).copied().unwrap_or(0);
+                restarts.get_or_create(&StageLabels { stage: stage.clone() }).inc_by(count.into());
             }
             registry.register("causeway_restarts", "Times that the stage died and was started again", restarts);
         }
     }
+}
+
+/// The streams of a pipeline, by what fills them, with their sort.
+fn sorts(pipeline: &Pipeline) -> Vec<(&str, &'static str)> {
+    let stages = pipeline.stages.iter().map(|stage| {
+        let sort = if stage.is_source() && stage.runs_at(&pipeline.here) {
+            "capture"
+        } else if pipeline.is_final(&stage.name) {
+            "outcome"
+        } else {
+            "link"
+        };
+        (stage.name.as_str(), sort)
+    });
+    let receipts = pipeline.is_split().then_some((names::RECEIPT, "outcome"));
+    stages.chain([(names::EMPTY, "outcome"), (names::DEAD, "outcome")]).chain(receipts).collect()
 }
 
 /// Whether it says that it has ended.

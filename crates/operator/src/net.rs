@@ -9,7 +9,7 @@ use causeway_stage::{meta_of_unreadable, now_ns, set_aside_for};
 use futures::StreamExt as _;
 use serde::Deserialize;
 
-use crate::kept;
+use crate::{kept, layout};
 
 /// Messages behind a durable's ack floor that are looked at in a round: what cannot be read is never acked, so that it is the
 /// first of them before long.
@@ -113,9 +113,10 @@ impl Net {
             ("max-deliveries", format!("the broker delivered it {deliveries} times without an answer, and gave up"))
         };
         set_aside(bus, pipeline, taker, (stream, *stream_seq), &message, reason, detail, *deliveries).await?;
-        if !giver.is_source() {
+        if !(giver.is_source() && giver.runs_at(&pipeline.here)) {
             // Nobody will ack it for this taker, so it would lie in the link for ever.
-            for other in pipeline.takers(&giver.name).filter(|other| other.name != taker.name) {
+            let wish = layout::streams(pipeline).into_iter().find(|wish| wish.name == *stream);
+            for other in wish.iter().flat_map(|wish| &wish.durables).filter(|other| other.name != *consumer) {
                 let durable = bus.durable_state(stream, &other.name).await?;
                 if durable.is_none_or(|durable| durable.ack_floor < *stream_seq) {
                     return Ok(false);
@@ -129,12 +130,14 @@ impl Net {
     /// Finds messages whose headers no client can read: they break the connection of whoever takes them, again at every delivery.
     /// They are set aside for every taker and removed.
     async fn unreadable(&mut self, bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<()> {
+        let wishes = layout::streams(pipeline);
         for giver in pipeline.stages.iter().filter(|stage| !pipeline.is_final(&stage.name)) {
             let stream = names::stream(&pipeline.name, &giver.name);
+            let Some(wish) = wishes.iter().find(|wish| wish.name == stream) else { continue };
             if bus.stream_state(&stream).await?.is_none() {
                 continue;
             }
-            for taker in pipeline.takers(&giver.name) {
+            for taker in &wish.durables {
                 let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
                 self.missing(bus, &stream, &taker.name, &durable).await?;
                 if durable.redelivered == 0 {
@@ -152,7 +155,7 @@ impl Net {
                         let place = (stream.as_str(), sequence);
                         set_aside(bus, pipeline, taker, place, &message, "unreadable-headers", detail, 1).await?;
                     }
-                    if giver.is_source() {
+                    if giver.is_source() && giver.runs_at(&pipeline.here) {
                         kept::removed(bus, &stream, &[(sequence, sequence)]).await?;
                     }
                     self.remove(bus, &stream, sequence).await?;

@@ -80,7 +80,8 @@ pub(crate) struct ForgetArgs {
 
 pub(crate) async fn enrol(args: EnrolArgs) -> anyhow::Result<ExitCode> {
     let wanted = parse_all(&args.people)?;
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
+    at_hub(&pipeline)?;
     let mut photos = Vec::new();
     for (name, path) in wanted {
         photos.push((name, examine::photos_in(&path)?));
@@ -90,6 +91,15 @@ pub(crate) async fn enrol(args: EnrolArgs) -> anyhow::Result<ExitCode> {
     let result = enrol_all(&connection.bus, &pipeline, &mut examiner, photos, args.json).await;
     connection.close().await;
     result
+}
+
+/// The gallery is changed at the hub: what relays bring from there takes the place of what is elsewhere.
+fn at_hub(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let hub = &pipeline.hub().name;
+    if pipeline.here != *hub {
+        bail!("cannot change the gallery at {}: it is kept at the hub; say --site {hub}", pipeline.here);
+    }
+    Ok(())
 }
 
 /// Enrols one person after the other, telling of each photo; fails when somebody has no vector of these photos.
@@ -213,7 +223,7 @@ fn parse(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub(crate) async fn people(args: PeopleArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     let connection = connect(&pipeline, &args.place).await?;
     let people = read_people(&connection.bus).await;
     connection.close().await;
@@ -249,7 +259,8 @@ fn person_json(person: &Person) -> Value {
 }
 
 pub(crate) async fn forget(args: ForgetArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
+    at_hub(&pipeline)?;
     let connection = connect(&pipeline, &args.place).await?;
     let forgotten = forget_person(&connection.bus, &args.name).await;
     connection.close().await;

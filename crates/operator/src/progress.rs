@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::Pipeline;
+use causeway_bus::{Bus, BusError, TakerSort, names};
+use causeway_pipelines::{Pipeline, RELAY};
 use causeway_stage::Heartbeat;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::layout;
 use crate::up::heartbeats;
 
 /// How often replicas are asked how they are.
@@ -17,6 +18,7 @@ const BEATS_EVERY: Duration = Duration::from_millis(900);
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 pub(crate) struct Progress {
+    sites: Vec<(Bus, Pipeline)>,
     bars: MultiProgress,
     /// A line for every stage that takes something, in graph order: name, bar, messages that were there before this run.
     lines: Vec<(String, ProgressBar, u64)>,
@@ -29,29 +31,39 @@ pub(crate) struct Progress {
     drained_at: Option<Instant>,
 }
 
-/// How far a link is through its takers.
+/// How far takers are through what they take.
+#[derive(Clone, Copy, Default)]
 struct Flow {
     taken: u64,
     all: u64,
 }
 
 impl Progress {
-    pub(crate) async fn start(bus: &Bus, pipeline: &Pipeline, quiet: bool) -> Result<Self, BusError> {
+    pub(crate) async fn start(sites: Vec<(Bus, Pipeline)>, quiet: bool) -> Result<Self, BusError> {
         let bars = MultiProgress::new();
         let plain = !std::io::stderr().is_terminal();
-        let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
+        let pipeline = sites.first().map(|(_, pipeline)| pipeline);
+        let stages = pipeline.into_iter().flat_map(|pipeline| &pipeline.stages).filter(|stage| !stage.is_source());
+        let here = |stage: &&causeway_pipelines::StageSpec| sites.iter().any(|(_, at)| stage.runs_at(&at.here));
+        let mut names: Vec<String> = stages.filter(here).map(|stage| stage.name.clone()).collect();
+        if in_order(&sites).iter().any(|(.., sort)| *sort == TakerSort::Relay) {
+            names.push(RELAY.into());
+        }
+        let width = names.iter().map(String::len).max().unwrap_or(0);
         let style = ProgressStyle::with_template("  {prefix} {bar:24} {pos:>5}/{len:<5} {msg}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ");
+        let flows = flows(&sites).await?;
         let mut lines = Vec::new();
-        for stage in pipeline.stages.iter().filter(|stage| !stage.is_source()) {
+        for name in names {
             let bar = if quiet || plain { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
             bar.set_style(style.clone());
-            bar.set_prefix(format!("{:width$}", stage.name));
-            let before = flow(bus, pipeline, &stage.name).await?;
-            lines.push((stage.name.clone(), bar, before.map_or(0, |flow| flow.taken)));
+            bar.set_prefix(format!("{name:width$}"));
+            let before = flows.get(&name).map_or(0, |flow| flow.taken);
+            lines.push((name, bar, before));
         }
         let now = Instant::now();
         Ok(Self {
+            sites,
             bars,
             lines,
             plain,
@@ -66,11 +78,12 @@ impl Progress {
 
     /// Looks at every link in graph order; says whether nothing is pending nor unacked on any. (With the sources ended, a link
     /// that was empty stays so once all before it were.)
-    pub(crate) async fn look(&mut self, bus: &Bus, pipeline: &Pipeline) -> Result<bool, BusError> {
+    pub(crate) async fn look(&mut self) -> Result<bool, BusError> {
+        let flows = flows(&self.sites).await?;
         let mut drained = true;
         let mut line = Vec::new();
         for (name, bar, before) in &self.lines {
-            let Some(flow) = flow(bus, pipeline, name).await? else {
+            let Some(flow) = flows.get(name) else {
                 drained = false;
                 continue;
             };
@@ -82,7 +95,7 @@ impl Progress {
         }
         if self.beats_at.elapsed() > BEATS_EVERY {
             self.beats_at = Instant::now();
-            for beat in heartbeats(bus).await? {
+            for beat in heartbeats(&self.sites).await? {
                 self.replicas.insert(beat.replica.clone() + &beat.stage, beat);
             }
             for (name, bar, _) in &self.lines {
@@ -133,17 +146,51 @@ impl Progress {
     }
 }
 
-/// How far `stage` is through all that it takes.
-async fn flow(bus: &Bus, pipeline: &Pipeline, stage: &str) -> Result<Option<Flow>, BusError> {
-    let Some(spec) = pipeline.stage(stage) else { return Ok(None) };
-    let mut total = Flow { taken: 0, all: 0 };
-    for from in &spec.from {
-        let stream = names::stream(&pipeline.name, from);
-        // The durable first: what is stored in between counts as not taken yet.
-        let Some(durable) = bus.durable_state(&stream, stage).await? else { return Ok(None) };
-        let all = durable.delivered + durable.pending;
-        total.all += all;
-        total.taken += all.saturating_sub(durable.pending + durable.unacked);
+/// How far stages are through what they take at all these sites, and relays all together. One whose durables are not all there is left
+/// out.
+async fn flows(sites: &[(Bus, Pipeline)]) -> Result<HashMap<String, Flow>, BusError> {
+    let mut flows: HashMap<String, Flow> = HashMap::new();
+    let mut missing = Vec::new();
+    for (bus, stream, durable, sort) in in_order(sites) {
+        let name = if sort == TakerSort::Relay { RELAY.to_owned() } else { durable.clone() };
+        match bus.durable_state(&stream, &durable).await? {
+            // The durable first: what is stored in between counts as not taken yet.
+            Some(state) => {
+                let all = state.delivered + state.pending;
+                let flow = flows.entry(name).or_default();
+                flow.all += all;
+                flow.taken += all.saturating_sub(state.pending + state.unacked);
+            }
+            None => missing.push(name),
+        }
     }
-    Ok(Some(total))
+    for name in missing {
+        flows.remove(&name);
+    }
+    Ok(flows)
+}
+
+/// Every durable in the order in which messages pass them: link by link, and of a link those at the edges from which it is carried,
+/// then the hub's, then those of the edges that it is carried to.
+fn in_order(sites: &[(Bus, Pipeline)]) -> Vec<(&Bus, String, String, TakerSort)> {
+    let mut found = Vec::new();
+    for (bus, pipeline) in sites {
+        let is_hub = pipeline.hub().name == pipeline.here;
+        for stream in layout::streams(pipeline) {
+            let of = |name: &str| names::stream(&pipeline.name, name);
+            let stages = pipeline.stages.iter().map(|stage| stage.name.as_str());
+            // What is no stage's is behind all that is.
+            let link = stages.chain([names::EMPTY, names::RECEIPT]).position(|name| of(name) == stream.name);
+            for durable in stream.durables {
+                let stop = match (is_hub, durable.taker) {
+                    (false, TakerSort::Relay) => 0,
+                    (true, _) => 1,
+                    (false, _) => 2,
+                };
+                found.push(((link, stop), (bus, stream.name.clone(), durable.name, durable.taker)));
+            }
+        }
+    }
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, durable)| durable).collect()
 }

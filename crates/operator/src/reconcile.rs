@@ -13,7 +13,7 @@ use causeway_schemas::{Frame, Id, Message as _, decode, header};
 use causeway_stage::{Unfolded, again, read_ledger};
 use serde_json::json;
 
-use crate::cli::{PipelineArgs, PlaceArgs, connect};
+use crate::cli::{PipelineArgs, PlaceArgs, connect, of_one_site};
 use crate::content::short;
 use crate::results::Results;
 use crate::terminal::{count, one_line, print_line};
@@ -88,7 +88,8 @@ struct Found {
 }
 
 pub(crate) async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
+    of_one_site(&pipeline, "reconcile")?;
     let connection = connect(&pipeline, &args.place).await?;
     let stored_only = connection.is_store_only();
     let found = async {
@@ -162,6 +163,10 @@ async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Re
 /// Runs again what the changelog of a fold has lost at its end, where all of it is kept: nothing is lost then, and nobody has to
 /// decide. Gives how many items; `None` where it has lost none, or some have no copy.
 pub(crate) async fn run_lost_again(bus: &Bus, pipeline: &Pipeline, fold: &str) -> anyhow::Result<Option<usize>> {
+    // What was captured elsewhere is not here to be run again.
+    if pipeline.is_split() {
+        return Ok(None);
+    }
     let unfolded = Unfolded::read(bus, fold).await?;
     if unfolded.open.is_empty() {
         return Ok(None);

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use causeway_bus::{BucketWish, Bus, Credentials, names};
+use causeway_bus::{BucketWish, Bus, names};
 use causeway_pipelines::Pipeline;
 use serde_json::json;
 
-use crate::cli::{Connection, PipelineArgs, PlaceArgs, connect};
+use crate::cli::{Connection, PipelineArgs, PlaceArgs, connect, of_one_site};
 use crate::results::Results;
-use crate::session::Session;
+use crate::session::{Session, Where};
 use crate::terminal::{bytes, count, print, print_line};
 use crate::up::{self, RunOptions};
 use crate::when::{Span, when};
@@ -88,7 +88,8 @@ struct Outcome {
 }
 
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
+    of_one_site(&pipeline, "replay")?;
     let span = Span { from: args.from, to: args.to };
     if let Some(run) = &args.remove {
         let connection = connect(&pipeline, &args.place).await?;
@@ -172,8 +173,8 @@ impl<'a> Replay<'a> {
         let size: u64 = inputs.iter().map(|input| input.size + inputs::BESIDE).sum();
         pipeline.keep_captured.bytes = pipeline.keep_captured.bytes.max(2 * size);
         let place = &self.args.place;
-        let (nats, credentials) = (Some(connection.address.as_str()), place.credentials());
-        let mut session = Session::open(pipeline, &self.home, &place.models, nats, &credentials).await?;
+        let there = Where { site: None, nats: Some(&connection.address), credentials: place.credentials() };
+        let mut session = Session::open(pipeline, &self.home, &place.models, &there).await?;
         let ran = self.run_stages(&mut session, connection, &inputs, generation).await;
         let ran = match ran {
             Ok(interrupted) => {
@@ -269,7 +270,7 @@ async fn check_left(bus: &Bus, pipeline: &Pipeline, replay: &Replay<'_>) -> anyh
 
 /// Removes all that a run made: streams, tables, bodies, its folder.
 async fn remove(connection: &Connection, replay: &Replay<'_>) -> anyhow::Result<()> {
-    let credentials: Credentials = replay.args.place.credentials();
+    let credentials = replay.args.place.credentials_for(&replay.live);
     let bus = Bus::connect(&connection.address, &credentials, &replay.pipeline.name, "causeway replay").await?;
     let (streams, buckets) = (layout::streams(&replay.pipeline), layout::buckets(&replay.pipeline));
     for wish in streams {

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use causeway_bus::Bus;
 use causeway_pipelines::{Keep, Pipeline};
 use causeway_schemas::{DeadLetter, Empty, Id, Meta};
 
-use crate::home::Home;
 use crate::results::{Cluster, Face, Found, Numbers, Recognised, Results};
+use crate::session::Session;
 use crate::subject::Subject;
 use crate::terminal::{count, date_time};
 use crate::thumbnails::{self, Thumbnails, Wanted};
@@ -31,10 +30,11 @@ const STYLE: &str = include_str!("report.css");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 /// Writes the report of everything that is stored now; says where.
-pub(crate) async fn write(bus: &Bus, pipeline: &Pipeline, results: &Results, home: &Home) -> anyhow::Result<PathBuf> {
+pub(crate) async fn write(session: &Session, results: &Results) -> anyhow::Result<PathBuf> {
+    let (pipeline, home) = (&session.pipeline, &session.home);
     let shown = shown(results);
     let wanted = shown.iter().map(|face| Wanted { id: face.id, root: face.meta.root, region: face.region.clone() });
-    let thumbnails = thumbnails::cut(bus, pipeline, wanted.collect()).await?;
+    let thumbnails = thumbnails::cut(&session.seen(), wanted.collect()).await?;
     let shown = shown.iter().map(|face| face.id).collect();
     let page = Page { pipeline, results, shown, thumbnails, subject: Subject::of(pipeline) }.page();
     let path = crate::session::absolute(&home.report())?;
@@ -139,7 +139,8 @@ impl Page<'_> {
         if self.pipeline.is_final(stage) {
             let of_stage = |meta: &Meta| meta.stage == stage;
             let early = self.results.empties.iter().filter(|found| of_stage(&found.meta)).count()
-                + self.results.dead_letters.iter().filter(|found| of_stage(&found.meta)).count();
+                + self.results.dead_letters.iter().filter(|found| of_stage(&found.meta)).count()
+                + self.results.receipts.iter().filter(|meta| of_stage(meta)).count();
             return outcomes.iter().filter(|outcome| outcome.stage == stage).count() - early;
         }
         let others = self.pipeline.stages.iter().map(|other| other.name.as_str()).filter(|other| *other != stage);

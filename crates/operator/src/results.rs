@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use causeway_bus::Bus;
+use anyhow::bail;
+use causeway_bus::{Bus, names};
 use causeway_pipelines::{Ledger, Outcome, Pipeline};
 use causeway_schemas::{
-    Assignment, Capture, Codec, DeadLetter, Decision, DecodeError, Empty, Id, Message, Meta, Region, decode,
+    Assignment, Capture, Codec, DeadLetter, Decision, DecodeError, Empty, Id, Message, Meta, Receipt, Region, decode,
     decode_body, header,
 };
 use causeway_stage::outcome_streams;
@@ -28,6 +29,8 @@ pub(crate) struct Results {
     pub(crate) empties: Vec<Found<Empty>>,
     /// Messages that were set aside.
     pub(crate) dead_letters: Vec<Found<DeadLetter>>,
+    /// What was set aside at another site, or at this one too.
+    pub(crate) receipts: Vec<Meta>,
     /// Every outcome, for counting.
     pub(crate) outcomes: Vec<Outcome>,
     /// Which items are complete.
@@ -114,6 +117,7 @@ impl Results {
             assignments: BTreeMap::new(),
             empties: Vec::new(),
             dead_letters: Vec::new(),
+            receipts: Vec::new(),
             outcomes: Vec::new(),
             ledger: Ledger::new(pipeline),
             unreadable: 0,
@@ -124,28 +128,43 @@ impl Results {
         }
     }
 
-    /// Reads all outcomes that are stored now.
+    /// Reads all outcomes that are stored now at the site that a pipeline is seen from.
     pub(crate) async fn read(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<Self> {
         let mut results = Self::new(pipeline);
         for stream in outcome_streams(pipeline) {
-            let mut records = bus.scan(&stream, 1, false).await?;
-            while let Some(record) = records.next().await {
-                let record = record?;
-                let Ok(meta) = record.headers.meta() else {
-                    results.unreadable += 1;
-                    continue;
-                };
-                let read = match bus.body(&record.headers, record.body).await {
-                    Ok(body) => results.add(meta, record.headers.codec(), &body).map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                if let Err(why) = read {
-                    tracing::warn!(stream, sequence = record.sequence, why, "outcome not readable");
-                    results.unreadable += 1;
-                }
-            }
+            results.read_stream(bus, &stream).await?;
         }
         Ok(results)
+    }
+
+    /// The same, and the dead letters of other sites: those stay where they were made.
+    pub(crate) async fn read_all(sites: &[(Bus, Pipeline)]) -> anyhow::Result<Self> {
+        let Some(((bus, pipeline), others)) = sites.split_first() else { bail!("no site is open") };
+        let mut results = Self::read(bus, pipeline).await?;
+        for (bus, pipeline) in others {
+            results.read_stream(bus, &names::stream(&pipeline.name, names::DEAD)).await?;
+        }
+        Ok(results)
+    }
+
+    async fn read_stream(&mut self, bus: &Bus, stream: &str) -> anyhow::Result<()> {
+        let mut records = bus.scan(stream, 1, false).await?;
+        while let Some(record) = records.next().await {
+            let record = record?;
+            let Ok(meta) = record.headers.meta() else {
+                self.unreadable += 1;
+                continue;
+            };
+            let read = match bus.body(&record.headers, record.body).await {
+                Ok(body) => self.add(meta, record.headers.codec(), &body).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = read {
+                tracing::warn!(stream, sequence = record.sequence, why, "outcome not readable");
+                self.unreadable += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Takes one outcome, in the order in which they were stored.
@@ -184,6 +203,7 @@ impl Results {
                 }
                 self.dead_letters.push(Found { meta, message });
             }
+            Receipt::NOUN => self.receipts.push(meta),
             // What a pipeline of another sort gives: counted, and left to those who read its subjects.
             _ => {}
         }

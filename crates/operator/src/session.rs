@@ -1,4 +1,4 @@
-//! A pipeline brought up: its server, its streams, and the bus to it.
+//! A pipeline brought up: the servers of its sites, its streams, and the buses to them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,47 +7,82 @@ use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, Credentials};
 use causeway_pipelines::{Manifest, Pipeline};
 
-use crate::home::{Home, Lock, Process, Running};
+use crate::cli::PlaceArgs;
+use crate::home::{Home, Lock, Process, Running, RunningSite};
 use crate::layout;
 use crate::stop::Stop;
 
 /// An open pipeline. Close it: what it started is stopped.
 pub(crate) struct Session {
+    /// As it is seen from the hub, or from the one site that is open.
     pub(crate) pipeline: Pipeline,
+    /// The bus there.
     pub(crate) bus: Bus,
+    /// Where its server is.
+    pub(crate) nats: String,
+    /// All sites that are open.
+    pub(crate) sites: Vec<OpenSite>,
     pub(crate) home: Home,
     pub(crate) models: PathBuf,
-    pub(crate) nats: String,
-    pub(crate) server: Option<Server>,
     /// Whether it was told to stop; `None` where a signal ends the process at once.
     stop: Option<Stop>,
     _lock: Lock,
 }
 
+/// A site that is open.
+pub(crate) struct OpenSite {
+    /// As it is seen from there.
+    pub(crate) pipeline: Pipeline,
+    pub(crate) bus: Bus,
+    /// Where its server is, and with which credentials.
+    pub(crate) nats: String,
+    pub(crate) credentials: Credentials,
+    /// The server, where it is ours.
+    pub(crate) server: Option<Server>,
+}
+
+/// Where the servers of sites are.
+pub(crate) struct Where<'a> {
+    /// The one site that is meant; all otherwise.
+    pub(crate) site: Option<&'a str>,
+    /// The server of that site, or of the only one.
+    pub(crate) nats: Option<&'a str>,
+    /// The credentials for it.
+    pub(crate) credentials: Credentials,
+}
+
+impl<'a> Where<'a> {
+    /// As the arguments say.
+    pub(crate) fn of(place: &'a PlaceArgs) -> Self {
+        Self { site: place.site.as_deref(), nats: place.nats.as_deref(), credentials: place.credentials() }
+    }
+}
+
 impl Session {
-    /// Takes the home folder, starts a server unless `nats` names one, connects, and applies the pipeline.
+    /// Takes the home folder, starts a server for each site that names none, connects, and applies the pipeline.
     pub(crate) async fn open(
         pipeline: Pipeline,
         home: &Path,
         models: &Path,
-        nats: Option<&str>,
-        credentials: &Credentials,
+        place: &Where<'_>,
     ) -> anyhow::Result<Self> {
-        check_models(&pipeline, models)?;
+        check_models(&pipeline, models, place.site)?;
+        check_hub(&pipeline, place.site)?;
         let home = Home::new(home);
         let lock = home.lock()?;
         home.end_leftovers();
-        let mut session = Self::start(pipeline, home, lock, models, nats, credentials).await?;
+        let mut session = Self::start(pipeline, home, lock, models, place).await?;
         // Before anybody can read which process to end.
         session.stop = Some(Stop::on_signals()?);
         session.say(&[])?;
         Ok(session)
     }
 
-    /// Opens what an earlier run stored; where nothing is stored yet, an error unless `create`.
+    /// Opens what an earlier run stored at the site that the pipeline is seen from; where nothing is stored yet, an error unless
+    /// `create`.
     pub(crate) async fn open_store(pipeline: Pipeline, home: &Path, create: bool) -> anyhow::Result<Self> {
         let home = Home::new(home);
-        let store = home.site(pipeline.sites.first().map_or("edge", String::as_str));
+        let store = home.site(&pipeline.here);
         if !store.is_dir() && !create {
             bail!(
                 "nothing runs here, and no results are stored in {}; run `causeway up` first, or name a server with --nats",
@@ -56,7 +91,9 @@ impl Session {
         }
         let lock = home.lock()?;
         home.end_leftovers();
-        let session = Self::start(pipeline, home, lock, Path::new(""), None, &Credentials::default()).await?;
+        let here = pipeline.here.clone();
+        let place = Where { site: Some(&here), nats: None, credentials: Credentials::default() };
+        let session = Self::start(pipeline, home, lock, Path::new(""), &place).await?;
         session.say(&[])?;
         Ok(session)
     }
@@ -66,25 +103,38 @@ impl Session {
         home: Home,
         lock: Lock,
         models: &Path,
-        nats: Option<&str>,
-        credentials: &Credentials,
+        place: &Where<'_>,
     ) -> anyhow::Result<Self> {
-        let (server, nats) = if let Some(address) = nats {
-            (None, address.to_owned())
-        } else {
-            let site = pipeline.sites.first().map_or("edge", String::as_str);
-            let dir = absolute(&home.site(site))?;
-            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-            let start = Start { port: None, sync: pipeline.sync.every() };
-            let server = Server::start(site, &dir, start).await?;
-            let address = server.address();
-            (Some(server), address)
+        if place.nats.is_some() && place.site.is_none() && pipeline.is_split() {
+            bail!("cannot tell which site's server --nats is: say it with --site, or as address of each [site.NAME]");
+        }
+        let names: Vec<String> = match place.site {
+            Some(site) => vec![site.to_owned()],
+            None => pipeline.sites.iter().map(|site| site.name.clone()).collect(),
         };
-        let bus = Bus::connect(&nats, credentials, &pipeline.name, "causeway up").await?;
-        apply(&bus, &pipeline, server.as_ref()).await?;
-        crate::drift::lost(&bus, &pipeline).await?;
+        let mut sites = Vec::new();
+        for name in names {
+            let known = || crate::cli::unknown_site(&pipeline, &name);
+            let there = pipeline.clone().at(&name).with_context(known)?;
+            sites.push(OpenSite::open(there, &home, place).await?);
+        }
+        let hub = &pipeline.hub().name;
+        let main = sites.iter().find(|site| site.pipeline.here == *hub).unwrap_or(&sites[0]);
+        let (pipeline, bus, nats) = (main.pipeline.clone(), main.bus.clone(), main.nats.clone());
         let models = std::path::absolute(models).unwrap_or_default();
-        Ok(Self { pipeline, bus, home, models, nats, server, stop: None, _lock: lock })
+        Ok(Self { pipeline, bus, nats, sites, home, models, stop: None, _lock: lock })
+    }
+
+    /// The site of this name, if it is open.
+    pub(crate) fn site(&self, name: &str) -> Option<&OpenSite> {
+        self.sites.iter().find(|site| site.pipeline.here == name)
+    }
+
+    /// The bus of every site that is open, with the pipeline as it is seen from there; that of `bus` first.
+    pub(crate) fn seen(&self) -> Vec<(Bus, Pipeline)> {
+        let is_main = |site: &&OpenSite| site.pipeline.here == self.pipeline.here;
+        let (main, others): (Vec<&OpenSite>, Vec<_>) = self.sites.iter().partition(is_main);
+        main.into_iter().chain(others).map(|site| (site.bus.clone(), site.pipeline.clone())).collect()
     }
 
     /// When it is told to stop.
@@ -108,24 +158,63 @@ impl Session {
 
     /// Writes down what runs here.
     pub(crate) fn say(&self, stages: &[(String, Process)]) -> anyhow::Result<()> {
+        let sites = self.sites.iter().map(|site| RunningSite {
+            name: site.pipeline.here.clone(),
+            nats: site.nats.clone(),
+            server: site.server.as_ref().and_then(Server::pid).map(Process::of),
+        });
+        let sites: Vec<RunningSite> = sites.collect();
+        let main = sites.iter().find(|site| site.name == self.pipeline.here);
         self.home.say(&Running {
             pid: std::process::id(),
             pipeline: self.pipeline.name.clone(),
             file: absolute(&self.pipeline.file)?,
             nats: self.nats.clone(),
-            server: self.server.as_ref().and_then(Server::pid).map(Process::of),
+            server: main.and_then(|site| site.server),
+            sites,
             stages: stages.to_vec(),
         })
     }
 
-    /// Stops the server.
+    /// Stops the servers.
     pub(crate) async fn close(self) {
-        self.bus.close().await;
-        if let Some(server) = self.server {
-            server.stop().await;
+        for site in self.sites {
+            site.bus.close().await;
+            if let Some(server) = site.server {
+                server.stop().await;
+            }
         }
         self.home.say_ended();
     }
+}
+
+impl OpenSite {
+    async fn open(pipeline: Pipeline, home: &Home, place: &Where<'_>) -> anyhow::Result<Self> {
+        let Some(site) = pipeline.site(&pipeline.here).cloned() else { bail!("no site {}", pipeline.here) };
+        let address = place.nats.map(ToOwned::to_owned).or(site.address);
+        let (server, nats) = if let Some(address) = address {
+            (None, address)
+        } else {
+            let server = start_server(&pipeline, home, None).await?;
+            let address = server.address();
+            (Some(server), address)
+        };
+        let named = place.credentials.file.clone().filter(|_| place.site.is_some() || !pipeline.is_split());
+        let written = || site.credentials.map(|file| crate::cli::beside(&pipeline, &file));
+        let file = named.or_else(written);
+        let credentials = Credentials { file: file.filter(|_| server.is_none()) };
+        let bus = Bus::connect(&nats, &credentials, &pipeline.name, "causeway up").await?;
+        apply(&bus, &pipeline, server.as_ref()).await?;
+        crate::drift::lost(&bus, &pipeline).await?;
+        Ok(Self { pipeline, bus, nats, credentials, server })
+    }
+}
+
+/// Starts the server of the site that a pipeline is seen from; on the port of the one before, if there was one.
+pub(crate) async fn start_server(pipeline: &Pipeline, home: &Home, port: Option<u16>) -> anyhow::Result<Server> {
+    let dir = absolute(&home.site(&pipeline.here))?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    Ok(Server::start(&pipeline.here, &dir, Start { port, sync: pipeline.sync.every() }).await?)
 }
 
 /// Applies a pipeline; of a server of our own, what it cannot read of a durable is removed.
@@ -146,15 +235,31 @@ async fn apply(bus: &Bus, pipeline: &Pipeline, server: Option<&Server>) -> anyho
     Ok(())
 }
 
-/// Every model that a stage names is there, before anything starts.
-fn check_models(pipeline: &Pipeline, models: &Path) -> anyhow::Result<()> {
-    for stage in &pipeline.stages {
+/// Every model that a stage of the site (of all of them) names is there, before anything starts.
+fn check_models(pipeline: &Pipeline, models: &Path, site: Option<&str>) -> anyhow::Result<()> {
+    for stage in pipeline.stages.iter().filter(|stage| site.is_none_or(|site| stage.runs_at(site))) {
         if let Some(model) = stage.model() {
             Manifest::load(models, model).with_context(|| format!("cannot start [stage.{}]", stage.name))?;
         }
     }
     Ok(())
 }
+
+/// The relay of an edge that is run alone has somebody to dial.
+fn check_hub(pipeline: &Pipeline, site: Option<&str>) -> anyhow::Result<()> {
+    let hub = pipeline.hub();
+    let is_known = site.is_none_or(|site| site == hub.name) || hub.address.is_some() || std::env::var_os(HUB).is_some();
+    if !is_known && pipeline.site(site.unwrap_or_default()).is_some() {
+        bail!(
+            "cannot tell where the hub is: no address of {0} is known; write address = \"nats://HOST:4222\" under [site.{0}], or set {HUB}",
+            hub.name
+        );
+    }
+    Ok(())
+}
+
+/// The environment variable that says where the hub is.
+pub(crate) const HUB: &str = "CAUSEWAY_HUB";
 
 pub(crate) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))

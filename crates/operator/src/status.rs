@@ -6,7 +6,11 @@ mod page;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::{PipelineArgs, PlaceArgs, colours, connect};
+use causeway_pipelines::Pipeline;
+use serde_json::{Value, json};
+
+use crate::cli::{Connection, PipelineArgs, PlaceArgs, colours, connect};
+use crate::home::Running;
 use crate::terminal::{print, print_line};
 use gather::Gathered;
 
@@ -41,23 +45,27 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     let home = args.place.home();
     // Before connecting: that may start a server, and say so in the same place.
-    let running = home.address_if_running().and_then(|_| home.running());
-    let connection = connect(&pipeline, &args.place).await?;
-    let address = args.place.nats.clone().or_else(|| running.as_ref().map(|running| running.nats.clone()));
+    let running = home.alive();
+    let connections = connect_all(&pipeline, &args.place, running.as_ref()).await?;
     let stop = crate::stop::Stop::on_signals()?.told();
     tokio::pin!(stop);
     let result = async {
         loop {
-            let gathered = Gathered::read(&connection.bus, &pipeline, running.as_ref(), address.as_deref()).await?;
+            let mut gathered = Vec::new();
+            for (connection, pipeline) in &connections {
+                let running = running.as_ref();
+                let address = args.place.address(pipeline).filter(|_| !connection.is_store_only());
+                gathered.push(Gathered::read(&connection.bus, pipeline, running, address.as_deref()).await?);
+            }
             if args.json {
-                print_line(gathered.to_json())?;
-            } else if args.watch && colours() {
-                print(CLEAR.to_owned() + &gathered.page())?;
+                print_line(to_json(&gathered))?;
             } else {
-                print(gathered.page())?;
+                let clear = if args.watch && colours() { CLEAR } else { "" };
+                let pages: Vec<String> = gathered.iter().map(Gathered::page).collect();
+                print(clear.to_owned() + &pages.join("\n"))?;
             }
             if !args.watch {
                 return Ok(());
@@ -66,7 +74,8 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
                 () = &mut stop => return Ok(()),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            if running.is_some() && home.address_if_running() != address && args.place.nats.is_none() {
+            let goes_on = || home.alive().is_some_and(|now| running.as_ref().is_some_and(|then| then.pid == now.pid));
+            if running.is_some() && args.place.nats.is_none() && !goes_on() {
                 eprintln!("`up` has ended");
                 return Ok(());
             }
@@ -76,6 +85,35 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
         }
     }
     .await;
-    connection.close().await;
+    for (connection, _) in connections {
+        connection.close().await;
+    }
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Connects to the site that is meant; to all that run here where none is.
+async fn connect_all(
+    pipeline: &Pipeline,
+    place: &PlaceArgs,
+    running: Option<&Running>,
+) -> anyhow::Result<Vec<(Connection, Pipeline)>> {
+    let is_asked = |_: &&Running| place.site.is_none() && place.nats.is_none();
+    let here = running.filter(is_asked).into_iter().flat_map(|running| &running.sites);
+    let mut sites: Vec<Pipeline> = here.filter_map(|site| pipeline.clone().at(&site.name)).collect();
+    if sites.is_empty() {
+        sites.push(pipeline.clone());
+    }
+    let mut connections = Vec::new();
+    for site in sites {
+        connections.push((connect(&site, place).await?, site));
+    }
+    Ok(connections)
+}
+
+/// Of several sites a list.
+fn to_json(gathered: &[Gathered]) -> Value {
+    match gathered {
+        [one] => one.to_json(),
+        all => json!({ "sites": all.iter().map(Gathered::to_json).collect::<Vec<_>>() }),
+    }
 }

@@ -8,14 +8,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use causeway_pipelines::StageSpec;
+use causeway_pipelines::{RELAY, StageSpec};
 use causeway_stage::EXIT_UNFIT;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use crate::home::Process;
-use crate::session::{Session, absolute};
+use crate::session::{HUB, OpenSite, Session, absolute};
 
 /// First and longest pause before a stage that died is started again.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -48,7 +48,7 @@ pub(crate) enum Event {
     Said { stage: String, line: String },
 }
 
-/// The stages of a running pipeline.
+/// The stages of a running pipeline. One that runs at several sites is called `STAGE@SITE` at each.
 pub(crate) struct Supervisor {
     stops: Vec<(String, tokio::sync::watch::Sender<bool>, tokio::task::JoinHandle<()>)>,
     launches: HashMap<String, Launch>,
@@ -81,7 +81,8 @@ struct Launch {
     reads_stdin: bool,
     program: PathBuf,
     arguments: Vec<String>,
-    nats: String,
+    /// Where its servers are, and with which credentials.
+    environment: Vec<(&'static str, String)>,
     log: PathBuf,
 }
 
@@ -102,12 +103,14 @@ impl Supervisor {
     pub(crate) fn start(session: &Session, run: &Run<'_>) -> anyhow::Result<Self> {
         let (say, events) = mpsc::unbounded_channel();
         let (mut stops, mut launches) = (Vec::new(), HashMap::new());
-        let threads = model_threads(&session.pipeline.stages);
-        let is_run = |stage: &&StageSpec| run.replay.is_none() || !stage.is_source();
-        for stage in session.pipeline.stages.iter().rev().filter(is_run) {
-            let launch = Launch::new(session, stage, run, threads)?;
+        let threads = model_threads(session);
+        for (stage, site) in stages(session).into_iter().rev() {
+            if run.replay.is_some() && stage.is_source() {
+                continue;
+            }
+            let launch = Launch::new(session, &stage, site, run, threads)?;
             let (stop, stopped) = tokio::sync::watch::channel(false);
-            let name = stage.name.clone();
+            let name = launch.stage.clone();
             launches.insert(name.clone(), launch.clone());
             stops.push((name, stop, tokio::spawn(launch.keep_running(say.clone(), stopped))));
         }
@@ -143,6 +146,16 @@ impl Supervisor {
         Some(event)
     }
 
+    /// Whether nothing is: a site may only gather what comes from others.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.launches.is_empty()
+    }
+
+    /// What is kept running, as it is called here.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.launches.keys().cloned().collect()
+    }
+
     /// The processes that run now.
     pub(crate) fn processes(&self) -> Vec<(String, Process)> {
         let mut processes: Vec<_> = self.pids.iter().map(|(stage, &pid)| (stage.clone(), Process::of(pid))).collect();
@@ -159,20 +172,46 @@ impl Supervisor {
     }
 }
 
+/// Every stage with the site that it runs at, givers before takers; relays stand last, so that they are stopped when all else is.
+fn stages(session: &Session) -> Vec<(StageSpec, &OpenSite)> {
+    let relay = session.pipeline.relay();
+    let stages = session.pipeline.stages.iter().chain(&relay);
+    let at = |stage: &StageSpec| {
+        let sites = session.sites.iter().filter(|site| stage.runs_at(&site.pipeline.here));
+        sites.map(|site| (stage.clone(), site)).collect::<Vec<_>>()
+    };
+    stages.flat_map(at).collect()
+}
+
+/// What a stage is called at a site.
+pub(crate) fn name_at(stage: &StageSpec, site: &str) -> String {
+    if stage.sites.len() > 1 { format!("{}@{site}", stage.name) } else { stage.name.clone() }
+}
+
 /// Cores divided by model workers: one thread each unless there are more cores than workers.
-fn model_threads(stages: &[StageSpec]) -> usize {
+fn model_threads(session: &Session) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers: usize = stages.iter().filter(|stage| stage.model().is_some()).map(|stage| stage.workers).sum();
+    let stages = stages(session);
+    let workers: usize =
+        stages.iter().filter(|(stage, _)| stage.model().is_some()).map(|(stage, _)| stage.workers).sum();
     (cores / workers.max(1)).max(1)
 }
 
 impl Launch {
-    fn new(session: &Session, stage: &StageSpec, run: &Run<'_>, threads: usize) -> anyhow::Result<Self> {
+    fn new(
+        session: &Session,
+        stage: &StageSpec,
+        site: &OpenSite,
+        run: &Run<'_>,
+        threads: usize,
+    ) -> anyhow::Result<Self> {
         let mut arguments = vec![
             "--pipeline".into(),
             text(&absolute(&session.pipeline.file)?)?,
             "--stage".into(),
             stage.name.clone(),
+            "--site".into(),
+            site.pipeline.here.clone(),
             "--models".into(),
             text(&session.models)?,
             "--threads".into(),
@@ -187,14 +226,27 @@ impl Launch {
         if let Some(name) = run.replay {
             arguments.extend(["--run".into(), name.into()]);
         }
+        let name = name_at(stage, &site.pipeline.here);
+        let mut environment = vec![("CAUSEWAY_NATS", site.nats.clone())];
+        let credentials = |of: &OpenSite| of.credentials.file.as_deref().map(absolute).transpose();
+        if let Some(file) = credentials(site)? {
+            environment.push(("CAUSEWAY_CREDENTIALS", text(&file)?));
+        }
+        // Where the hub is not run here, the file says where it is.
+        if let Some(hub) = session.site(&session.pipeline.hub().name).filter(|_| stage.uses == RELAY) {
+            environment.push((HUB, hub.nats.clone()));
+            if let Some(file) = credentials(hub)? {
+                environment.push(("CAUSEWAY_HUB_CREDENTIALS", text(&file)?));
+            }
+        }
         Ok(Self {
-            stage: stage.name.clone(),
+            stage: name.clone(),
             is_source: stage.is_source(),
             reads_stdin: crate::input::reads_stdin(stage),
             program: program(&stage.uses)?,
             arguments,
-            nats: session.nats.clone(),
-            log: session.home.log(&stage.name),
+            environment,
+            log: session.home.log(&name),
         })
     }
 
@@ -264,7 +316,7 @@ impl Launch {
 
     fn spawn(&self) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).env("CAUSEWAY_NATS", &self.nats);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.envs(self.is_source.then(crate::input::environment).flatten());
         command.stdin(if self.reads_stdin { Stdio::inherit() } else { Stdio::null() });
         command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use crate::cli::{Connection, PipelineFlags, PlaceArgs, connect};
 use crate::content::Content;
-use crate::home::Home;
 use crate::terminal::{Paint, one_line, print_line, time};
 
 /// How often it is looked whether the `up` that is followed still runs.
@@ -68,13 +67,14 @@ enum What {
 }
 
 pub(crate) async fn tap(args: TapArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     let what = resolve(&pipeline, &args.what)?;
     let connection = connect(&pipeline, &args.place).await?;
     let result = async {
         let records = open(&connection, &what, &args).await?;
         let home = args.place.nats.is_none().then(|| args.place.home());
-        show(&connection.bus, records, &args, home.as_ref()).await
+        let running = || home.as_ref()?.address_if_running(&pipeline.here);
+        show(&connection.bus, records, &args, running).await
     }
     .await;
     connection.close().await;
@@ -88,7 +88,8 @@ fn resolve(pipeline: &Pipeline, what: &str) -> anyhow::Result<What> {
         }
         return Ok(What::Subject(what.into()));
     }
-    let known = || pipeline.stages.iter().map(|stage| stage.name.as_str()).chain([names::EMPTY, names::DEAD]);
+    let ends = || [names::EMPTY, names::DEAD].into_iter().chain(pipeline.is_split().then_some(names::RECEIPT));
+    let known = || pipeline.stages.iter().map(|stage| stage.name.as_str()).chain(ends());
     if known().any(|name| name == what) {
         return Ok(What::Stream(names::stream(&pipeline.name, what)));
     }
@@ -133,17 +134,22 @@ async fn open(connection: &Connection, what: &What, args: &TapArgs) -> anyhow::R
 }
 
 /// Shows records until there are no more, enough, or it is told to stop.
-async fn show(bus: &Bus, mut records: Records, args: &TapArgs, home: Option<&Home>) -> anyhow::Result<()> {
+async fn show(
+    bus: &Bus,
+    mut records: Records,
+    args: &TapArgs,
+    running: impl Fn() -> Option<String>,
+) -> anyhow::Result<()> {
     let stop = crate::stop::Stop::on_signals()?.told();
     tokio::pin!(stop);
-    let followed = home.and_then(Home::address_if_running);
+    let followed = running();
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut shown, mut errors) = (0, 0);
     while args.count.is_none_or(|count| shown < count) {
         let record = tokio::select! {
             () = &mut stop => return Ok(()),
             _ = look.tick() => {
-                if followed.is_some() && home.and_then(Home::address_if_running) != followed {
+                if followed.is_some() && running() != followed {
                     eprintln!("`up` has ended");
                     return Ok(());
                 }

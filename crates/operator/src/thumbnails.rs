@@ -31,14 +31,18 @@ pub(crate) struct Wanted {
 /// Thumbnails by their name, each as the address of an `<img>`. What is not there is no longer kept.
 pub(crate) type Thumbnails = HashMap<Id, String>;
 
-/// Cuts each wanted thumbnail whose frame is still in a capture stream.
-pub(crate) async fn cut(bus: &Bus, pipeline: &Pipeline, wanted: Vec<Wanted>) -> anyhow::Result<Thumbnails> {
+/// Cuts each wanted thumbnail whose frame is still in a capture stream at one of these sites: where it was captured.
+pub(crate) async fn cut(sites: &[(Bus, Pipeline)], wanted: Vec<Wanted>) -> anyhow::Result<Thumbnails> {
     let mut regions: HashMap<Id, Vec<Wanted>> = HashMap::new();
     for one in wanted {
         regions.entry(one.root).or_default().push(one);
     }
-    let frames = find(bus, pipeline, &regions).await?;
-    let work = frames.into_iter().filter_map(|(root, (stream, sequence))| {
+    let mut frames = HashMap::new();
+    for (bus, pipeline) in sites {
+        let there = find(bus, pipeline, &regions).await?;
+        frames.extend(there.into_iter().map(|(root, (stream, sequence))| (root, (bus, stream, sequence))));
+    }
+    let work = frames.into_iter().filter_map(|(root, (bus, stream, sequence))| {
         let regions = regions.remove(&root)?;
         Some(async move {
             // Between the look and the reading the agent may have removed it.
@@ -57,7 +61,7 @@ async fn find<T>(bus: &Bus, pipeline: &Pipeline, roots: &HashMap<Id, T>) -> anyh
     if roots.is_empty() {
         return Ok(found);
     }
-    for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
+    for source in pipeline.stages_here().filter(|stage| stage.is_source()) {
         let stream = names::stream(&pipeline.name, &source.name);
         let mut records = bus.scan(&stream, 1, true).await?;
         while let Some(record) = records.next().await {

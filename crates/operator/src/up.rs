@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, names};
 use causeway_pipelines::{Input, Pipeline, StageSpec};
 use causeway_stage::Heartbeat;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use tokio::task::JoinSet;
 
 use crate::agent;
 use crate::kept;
 use crate::metrics::Told;
 use crate::progress::Progress;
 use crate::reconcile::run_lost_again;
-use crate::session::Session;
-use crate::supervisor::{Event, Run, Supervisor};
+use crate::session::{OpenSite, Session, start_server};
+use crate::supervisor::{Event, Run, Supervisor, name_at};
 use crate::terminal::count;
 
 /// Pause before what a fold has lost is run again once more.
@@ -66,7 +66,8 @@ impl RunStats {
 
     /// How often a stage was started again.
     pub(crate) fn restarts(&self, stage: &str) -> u32 {
-        self.restarts.get(stage).copied().unwrap_or(0)
+        let is_its = |name: &str| name.split('@').next() == Some(stage);
+        self.restarts.iter().filter(|(name, _)| is_its(name)).map(|(_, times)| times).sum()
     }
 
     fn of(&self, stage: &str) -> impl Iterator<Item = &Heartbeat> {
@@ -93,30 +94,42 @@ pub(crate) struct RunOptions {
 
 /// Runs the stages of an open session.
 pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::Result<RunStats> {
-    let generation = if options.again { forget_results(&session.bus, &session.pipeline).await? } else { 0 };
+    let sites = session.seen();
+    if sites.len() < session.pipeline.sites.len() && (options.until_drained || options.again) {
+        bail!(
+            "cannot tell at one of several sites when all has its outcomes, nor forget them everywhere: leave out --site, or \
+             --until-drained and --again"
+        );
+    }
+    let generation = if options.again { forget_all(&sites).await? } else { 0 };
     // What replicas of the last run said stays for a while: it is not of this run.
-    let earlier: HashSet<String> = heartbeats(&session.bus).await?.into_iter().map(|beat| beat.replica).collect();
+    let earlier: HashSet<String> = heartbeats(&sites).await?.into_iter().map(|beat| beat.replica).collect();
     let began = Instant::now();
     let run = Run { overrides: &options.overrides, generation, replay: options.replay.as_deref() };
     let mut supervisor = Supervisor::start(session, &run)?;
-    let mut progress = Progress::start(&session.bus, &session.pipeline, options.quiet).await?;
-    let told = Told::new(&session.bus, &session.pipeline, "up");
+    let mut progress = Progress::start(sites.clone(), options.quiet).await?;
+    let told = Told::new(sites.clone(), "up");
     if let Some(address) = options.metrics {
-        told.supervise(&[], &HashMap::new());
+        told.supervise(&supervisor.names(), &[], &HashMap::new());
         told.serve(address, Some(&session.home)).await?;
     }
-    let agent = tokio::spawn(agent::keep(session.bus.clone(), session.pipeline.clone(), Arc::clone(&told)));
+    let mut agents = JoinSet::new();
+    for (bus, pipeline) in &sites {
+        agents.spawn(agent::keep(bus.clone(), pipeline.clone(), Arc::clone(&told)));
+    }
     let watched = watch(session, &mut supervisor, &mut progress, options, &told).await;
-    agent.abort();
+    drop(agents);
     told.end(&session.home);
     let restarts = std::mem::take(&mut supervisor.restarts);
     supervisor.stop().await;
     // Where the broker is gone it is looked at when it is met again.
-    let _ = kept::look(&session.bus, &session.pipeline, false).await;
+    for (bus, pipeline) in &sites {
+        let _ = kept::look(bus, pipeline, false).await;
+    }
     let took = progress.drained_at().unwrap_or_else(Instant::now) - began;
     progress.end();
     let drained = watched?;
-    let replicas = heartbeats(&session.bus).await?;
+    let replicas = heartbeats(&sites).await?;
     let seen = progress.into_replicas();
     let mut replicas = merge(seen, replicas);
     replicas.retain(|beat| !earlier.contains(&beat.replica));
@@ -129,10 +142,14 @@ fn merge(mut seen: HashMap<String, Heartbeat>, last: Vec<Heartbeat>) -> Vec<Hear
     seen.into_values().collect()
 }
 
-/// What every replica last said of itself.
-pub(crate) async fn heartbeats(bus: &Bus) -> Result<Vec<Heartbeat>, BusError> {
-    let entries = bus.table_entries(names::REPLICAS).await?;
-    Ok(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
+/// What every replica at these sites last said of itself.
+pub(crate) async fn heartbeats(sites: &[(Bus, Pipeline)]) -> Result<Vec<Heartbeat>, BusError> {
+    let mut beats = Vec::new();
+    for (bus, _) in sites {
+        let entries = bus.table_entries(names::REPLICAS).await?;
+        beats.extend(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()));
+    }
+    Ok(beats)
 }
 
 /// Watches until everything is drained (`true`, if that is asked for) or until it is told to stop (`false`).
@@ -143,8 +160,11 @@ async fn watch(
     options: &RunOptions,
     told: &Told,
 ) -> anyhow::Result<bool> {
-    let mut sources: Vec<String> =
-        session.pipeline.stages.iter().filter(|stage| stage.is_source()).map(|stage| stage.name.clone()).collect();
+    let at_sites = session.sites.iter().flat_map(|site| {
+        let sources = site.pipeline.stages_here().filter(|stage| stage.is_source());
+        sources.map(|stage| name_at(stage, &site.pipeline.here))
+    });
+    let mut sources: Vec<String> = at_sites.collect();
     if options.replay.is_some() {
         sources.clear();
     }
@@ -153,7 +173,8 @@ async fn watch(
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut disk = tokio::time::interval(DISK_EVERY);
     disk.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut cannot_write = false;
+    // The sites whose server cannot write.
+    let mut cannot_write = HashSet::new();
     let stop = session.told_to_stop();
     tokio::pin!(stop);
     // Folds that have failed, while what they lost is run again.
@@ -161,8 +182,8 @@ async fn watch(
     loop {
         tokio::select! {
             () = &mut stop => return Ok(false),
-            event = supervisor.next() => {
-              told.supervise(&supervisor.processes(), &supervisor.restarts);
+            event = supervisor.next(), if !supervisor.is_empty() => {
+              told.supervise(&supervisor.names(), &supervisor.processes(), &supervisor.restarts);
               match event {
                 Some(Event::Ended { stage }) => {
                     if !options.until_drained {
@@ -174,8 +195,9 @@ async fn watch(
                 Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
                 Some(Event::Restarting { stage, why }) => progress.say(&format!("{stage} ended ({why}); starting it again")),
                 Some(Event::Failed { stage, why }) => {
-                    if session.pipeline.stage(&stage).is_some_and(|stage| stage.folds) {
-                        mending.push(lost_again(session.bus.clone(), session.pipeline.clone(), stage, why));
+                    let folds = |site: &&OpenSite| site.pipeline.stages_here().any(|known| known.folds && known.name == stage);
+                    if let Some(site) = session.sites.iter().find(folds) {
+                        mending.push(lost_again(site.bus.clone(), site.pipeline.clone(), stage, why));
                         continue;
                     }
                     let was_source = sources.contains(&stage);
@@ -196,15 +218,16 @@ async fn watch(
                 progress.say(&format!("all that [stage.{stage}] has lost is kept: {} run again", count(items, "item")));
                 supervisor.start_again(&stage);
             }
-            why = server_ended(session.server.as_mut()) => restart_server(session, supervisor, &why, progress).await?,
+            (place, why) = server_ended(&mut session.sites) => restart_server(session, place, supervisor, &why, progress).await?,
             _ = disk.tick() => {
-                if let Some(why) = session.server.as_mut().and_then(Server::write_error) && !std::mem::replace(&mut cannot_write, true) {
-                    progress.say(&format!("nats-server cannot write: {why}; what is not stored waits in its stage"));
-                }
-                if cannot_write && has_room(&site(session)) {
-                    progress.say("there is room to write again; nats-server does not try by itself and is started anew");
-                    cannot_write = false;
-                    if let Some(server) = &session.server {
+                for (place, site) in session.sites.iter_mut().enumerate() {
+                    let Some(server) = &mut site.server else { continue };
+                    if let Some(why) = server.write_error() && cannot_write.insert(place) {
+                        progress.say(&format!("nats-server cannot write: {why}; what is not stored waits in its stage"));
+                    }
+                    if cannot_write.contains(&place) && has_room(&session.home.site(&site.pipeline.here)) {
+                        progress.say("there is room to write again; nats-server does not try by itself and is started anew");
+                        cannot_write.remove(&place);
                         server.terminate();
                     }
                 }
@@ -213,11 +236,11 @@ async fn watch(
                 // A look at a server that died would wait for its answer: the server comes first.
                 let looked = tokio::select! {
                     biased;
-                    why = server_ended(session.server.as_mut()) => {
-                        restart_server(session, supervisor, &why, progress).await?;
+                    (place, why) = server_ended(&mut session.sites) => {
+                        restart_server(session, place, supervisor, &why, progress).await?;
                         continue;
                     }
-                    looked = progress.look(&session.bus, &session.pipeline) => looked,
+                    looked = progress.look() => looked,
                 };
                 let drained = match looked {
                     Ok(drained) => drained && sources.is_empty(),
@@ -253,18 +276,13 @@ async fn lost_again(bus: Bus, pipeline: Pipeline, fold: String, why: String) -> 
 
 /// Whether every fold of this run has its state: one that finds its changelog damaged says so before it takes anything.
 async fn folds_are_restored(session: &Session, supervisor: &Supervisor) -> bool {
-    let Ok(beats) = heartbeats(&session.bus).await else { return false };
+    let Ok(beats) = heartbeats(&session.seen()).await else { return false };
     let processes = supervisor.processes();
     let is_restored = |fold: &StageSpec| {
         let runs = |pid| processes.iter().any(|(stage, process)| *stage == fold.name && process.pid == pid);
         beats.iter().any(|beat| beat.stage == fold.name && runs(beat.pid) && beat.is_up())
     };
-    session.pipeline.stages.iter().filter(|stage| stage.folds).all(is_restored)
-}
-
-/// Where the server keeps its store.
-fn site(session: &Session) -> PathBuf {
-    session.home.site(session.pipeline.sites.first().map_or("edge", String::as_str))
+    session.sites.iter().flat_map(|site| site.pipeline.stages_here()).filter(|stage| stage.folds).all(is_restored)
 }
 
 /// Whether something can be written to a folder.
@@ -273,9 +291,13 @@ fn has_room(dir: &Path) -> bool {
     file.and_then(|mut file| file.write_all(&vec![0; ROOM])).is_ok()
 }
 
-async fn server_ended(server: Option<&mut Server>) -> String {
-    match server {
-        Some(server) => server.ended().await,
+/// The place of the site whose server has ended, and how.
+async fn server_ended(sites: &mut [OpenSite]) -> (usize, String) {
+    let servers = sites.iter_mut().enumerate().filter_map(|(place, site)| Some((place, site.server.as_mut()?)));
+    let mut ended: FuturesUnordered<_> =
+        servers.map(|(place, server)| async move { (place, server.ended().await) }).collect();
+    match ended.next().await {
+        Some(ended) => ended,
         None => std::future::pending().await,
     }
 }
@@ -283,34 +305,42 @@ async fn server_ended(server: Option<&mut Server>) -> String {
 /// The store and the port stay the same: clients find it again by themselves.
 async fn restart_server(
     session: &mut Session,
+    place: usize,
     supervisor: &Supervisor,
     why: &str,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
     progress.say(&format!("nats-server ended ({why}); starting it again"));
-    let Some(old) = session.server.take() else { return Ok(()) };
-    let start = Start { port: Some(old.port()), sync: session.pipeline.sync.every() };
+    let Some(old) = session.sites[place].server.take() else { return Ok(()) };
+    let port = old.port();
     drop(old);
-    let site = session.pipeline.sites.first().map_or("edge", String::as_str).to_owned();
-    let dir = crate::session::absolute(&session.home.site(&site))?;
     let mut last = None;
     for _ in 0..SERVER_RESTART.1 {
-        match Server::start(&site, &dir, start).await {
+        match start_server(&session.sites[place].pipeline, &session.home, Some(port)).await {
             Ok(server) => {
-                session.server = Some(server);
+                session.sites[place].server = Some(server);
                 return session.say(&supervisor.processes());
             }
             Err(error) => last = Some(error),
         }
         tokio::time::sleep(SERVER_RESTART.0).await;
     }
-    Err(last.map_or_else(|| anyhow::anyhow!("no attempt"), Into::into)).context("cannot start nats-server again")
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("no attempt"))).context("cannot start nats-server again")
+}
+
+/// Empties what earlier runs gave, at all these sites, and gives a generation that none of them has had.
+async fn forget_all(sites: &[(Bus, Pipeline)]) -> anyhow::Result<u32> {
+    let mut generation = 0;
+    for (bus, pipeline) in sites {
+        generation = generation.max(forget_results(bus, pipeline).await?);
+    }
+    Ok(generation)
 }
 
 /// Empties what earlier runs gave (outcomes, changelogs, captured items) and gives the next generation.
 async fn forget_results(bus: &Bus, pipeline: &Pipeline) -> anyhow::Result<u32> {
     let mut of_folds = Vec::new();
-    for fold in pipeline.stages.iter().filter(|stage| stage.folds) {
+    for fold in pipeline.stages_here().filter(|stage| stage.folds) {
         let (changelog, snapshots) =
             (names::changelog(&pipeline.name, &fold.name), names::snapshots(&pipeline.name, &fold.name));
         let last = bus.stream_state(&changelog).await?.map_or(0, |changelog| changelog.last_sequence);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs, load};
 use crate::report;
 use crate::results::Results;
-use crate::session::Session;
+use crate::session::{Session, Where};
 use crate::summary::Summary;
 use crate::up::{self, RunOptions};
 
@@ -38,8 +38,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     let pipeline = load(&args.pipeline.file(), &set)?;
     let place = &args.place;
-    let nats = place.nats.as_deref();
-    let mut session = Session::open(pipeline, &place.home, &place.models, nats, &place.credentials()).await?;
+    let mut session = Session::open(pipeline, &place.home, &place.models, &Where::of(place)).await?;
     session.say_readers();
     let options = RunOptions {
         overrides: set,
@@ -51,8 +50,8 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     };
     let result: anyhow::Result<bool> = async {
         let stats = up::run(&mut session, &options).await?;
-        let results = Results::read(&session.bus, &session.pipeline).await?;
-        let report = report::write(&session.bus, &session.pipeline, &results, &session.home).await?;
+        let results = Results::read_all(&session.seen()).await?;
+        let report = report::write(&session, &results).await?;
         Summary::new(&results, &session.pipeline, &stats, Some(&report)).print(args.json)?;
         Ok(args.until_drained && stats.interrupted)
     }

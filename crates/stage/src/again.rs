@@ -89,5 +89,8 @@ pub async fn set_aside_for(
     meta: &Meta,
     letter: &DeadLetter,
 ) -> Result<(), causeway_bus::PublishError> {
-    bus.publish(&outcomes::dead(&pipeline.name, &Place::of(&letter.subject), meta, letter)).await.map(|_| ())
+    for stored in outcomes::set_aside(pipeline, &Place::of(&letter.subject), meta, letter) {
+        bus.publish(&stored).await?;
+    }
+    Ok(())
 }

@@ -30,6 +30,15 @@ pub struct Args {
     /// A NATS credentials file.
     #[arg(long, env = "CAUSEWAY_CREDENTIALS", value_name = "FILE")]
     pub credentials: Option<PathBuf>,
+    /// The site it runs at; by default the only one that its stage has.
+    #[arg(long, env = "CAUSEWAY_SITE", value_name = "SITE")]
+    pub site: Option<String>,
+    /// The NATS server of the hub; by default the address in the pipeline file (relays only).
+    #[arg(long, env = "CAUSEWAY_HUB", value_name = "URL", hide_env_values = true)]
+    pub hub: Option<String>,
+    /// A NATS credentials file for the hub; by default that in the pipeline file (relays only).
+    #[arg(long, env = "CAUSEWAY_HUB_CREDENTIALS", value_name = "FILE")]
+    pub hub_credentials: Option<PathBuf>,
     /// The folder of models and their manifests.
     #[arg(long, env = "CAUSEWAY_MODELS", value_name = "DIR", default_value = ".tools/models")]
     pub models: PathBuf,

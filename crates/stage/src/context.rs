@@ -81,6 +81,15 @@ impl Context {
         &self.source
     }
 
+    /// The same at one of the sites of its stage: what is captured at several has its site in its source's name, since each counts for
+    /// itself.
+    pub(crate) fn at(mut self, spec: &StageSpec, site: &str) -> Self {
+        if spec.sites.len() > 1 {
+            self.source = format!("{}@{site}", spec.name);
+        }
+        self
+    }
+
     /// The same for one run of a source: its epoch, and who hears how it fares.
     #[must_use]
     pub fn of_run(mut self, epoch: u64, reporter: Reporter) -> Self {

@@ -2,9 +2,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use causeway_bus::{Bus, Outgoing, PublishError, Stored, names};
-use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_pipelines::{Pipeline, RELAY, StageSpec};
 use causeway_schemas::{DeadLetter, Meta};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::held::Held;
 use crate::memory::keep_memory;
 use crate::metrics::{Count, IS_FULL, Status};
 use crate::once::{self, Work};
-use crate::outcomes::{dead, link_of, meta_of_unreadable, now_ns};
+use crate::outcomes::{Place, link_of, meta_of_unreadable, now_ns, set_aside};
 use crate::pace::Pace;
 use crate::probe::{self, HealthArgs};
 use crate::protocol;
@@ -91,11 +91,8 @@ pub(crate) fn main(
         Asked::Run(args) => *args,
         Asked::Health(args) => return probe::main(&args),
     };
-    let pipeline = match Pipeline::load_with(&args.pipeline, &args.overrides) {
-        Ok(pipeline) => match &args.run {
-            Some(run) => pipeline.of_run(run),
-            None => pipeline,
-        },
+    let pipeline = match load(&args, uses) {
+        Ok(pipeline) => pipeline,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(EXIT_PIPELINE);
@@ -122,6 +119,27 @@ pub(crate) fn main(
             if error.is::<Unfit>() || error.is::<Broken>() { ExitCode::from(EXIT_UNFIT) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Reads the pipeline, as it is seen from the site where the stage runs.
+fn load(args: &Args, uses: &str) -> anyhow::Result<Pipeline> {
+    let pipeline = Pipeline::load_with(&args.pipeline, &args.overrides)?;
+    let only = || match &spec_of(args, &pipeline, uses).ok()?.sites[..] {
+        [one] => Some(one.clone()),
+        _ => None,
+    };
+    let pipeline = match args.site.clone().or_else(only) {
+        Some(site) => {
+            let known = pipeline.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ");
+            let unknown = format!("cannot find the site `{site}` in {}: it has {known}", args.pipeline.display());
+            pipeline.at(&site).context(unknown)?
+        }
+        None => pipeline,
+    };
+    Ok(match &args.run {
+        Some(run) => pipeline.of_run(run),
+        None => pipeline,
+    })
 }
 
 /// Ends the process when a task panics on this thread, the async one: what it did nobody would do any more. The connection's task
@@ -164,15 +182,20 @@ async fn run(
     let name = args.stage.clone().unwrap_or_else(|| uses.into());
     start_log(args.log_format, "info");
     let spec = spec_of(&args, &pipeline, uses)?;
+    if !spec.runs_at(&pipeline.here) || (args.site.is_none() && spec.sites.len() > 1) {
+        let sites = spec.sites.join(", ");
+        let why = if args.site.is_some() { "it does not run there" } else { "say at which site with --site" };
+        return Err(anyhow!("[stage.{name}] runs at {sites}: {why}").context(Unfit));
+    }
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     let status = Arc::new(Status::new(&pipeline.name, &name, spec.max_process));
     let health = health::serve(args.health, Arc::clone(&status)).await?.to_string();
     let bus =
         Bus::connect(&args.nats, &args.credentials(), &pipeline.name, &format!("{}/{name}", pipeline.name)).await?;
-    let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads);
-    let identity =
-        Identity { pipeline: &pipeline.name, stage: &name, site: &spec.site, replica: &replica(), nats: &args.nats };
+    let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads).at(&spec, &pipeline.here);
+    let site = &pipeline.here;
+    let identity = Identity { pipeline: &pipeline.name, stage: &name, site, replica: &replica(), nats: &args.nats };
     let tracer = Tracer::start(&identity, status.spans());
     let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, tracer, pace: Pace::default(), stop });
     let beats = tokio::spawn(heartbeats(Arc::clone(&env), health.clone()));
@@ -193,6 +216,10 @@ async fn run(
 /// The stage that the arguments name.
 pub(crate) fn spec_of(args: &Args, pipeline: &Pipeline, uses: &str) -> anyhow::Result<StageSpec> {
     let name = args.stage.as_deref().unwrap_or(uses);
+    if uses == RELAY {
+        let only = || format!("{} has one site: nothing crosses", args.pipeline.display());
+        return pipeline.relay().with_context(only);
+    }
     let Some(spec) = pipeline.stage(name).cloned() else {
         bail!("cannot find [stage.{name}] in {}", args.pipeline.display());
     };
@@ -290,8 +317,13 @@ impl Env {
         }
     }
 
-    /// The dead letter of an input that is set aside.
-    pub(crate) fn dead_letter(&self, held: &Held, reason: &str, detail: &str) -> Outgoing {
+    /// Where what is captured here goes.
+    pub(crate) fn place(&self) -> Place {
+        Place { site: self.pipeline.here.clone(), key: names::token(&self.spec.name) }
+    }
+
+    /// What is stored of an input that is set aside.
+    pub(crate) fn set_aside(&self, held: &Held, reason: &str, detail: &str) -> Vec<Outgoing> {
         let mut meta = held.meta.as_ref().cloned().unwrap_or_else(|_| meta_of_unreadable(held.id()));
         if let Some(trace) = held.trace() {
             meta.traceparent = Some(trace.output().failed().traceparent());
@@ -308,17 +340,21 @@ impl Env {
             body: held.body.to_vec(),
         };
         tracing::warn!(id = %meta.id, reason, detail, "message set aside");
-        dead(&self.pipeline.name, &held.place, &meta, &letter)
+        set_aside(&self.pipeline, &held.place, &meta, &letter)
     }
 
     /// A captured item that is no message: a dead letter of the source.
     pub(crate) async fn set_aside_captured(&self, trace: TraceContext, meta: &Meta, letter: DeadLetter) {
-        let place = crate::outcomes::Place { site: self.spec.site.clone(), key: names::token(self.ctx.source()) };
         tracing::warn!(id = %meta.id, item = letter.subject, reason = letter.reason, detail = letter.detail, "item set aside");
-        let dead = dead(&self.pipeline.name, &place, meta, &letter);
-        let published = self.store(&dead).await;
+        let stored = set_aside(&self.pipeline, &self.place(), meta, &letter);
         let wrong = Wrong { kind: &letter.reason, detail: &letter.detail };
-        self.tracer.captured(trace, &dead, published, Some(wrong));
+        let mut published = Vec::new();
+        for one in &stored {
+            published.push(self.store(one).await);
+        }
+        if let (Some(dead), Some(published)) = (stored.first(), published.into_iter().next()) {
+            self.tracer.captured(trace, dead, published, Some(wrong));
+        }
         self.status.count(Count::Dead, 1);
     }
 

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_bus::{Delivery, Outgoing, PROGRESS_EVERY};
-use causeway_pipelines::StageSpec;
 use causeway_schemas::{Id, Meta, MetaError};
 
 use crate::env::Env;
@@ -42,21 +41,15 @@ impl Holding {
         Arc::new(Self { next: AtomicU64::new(0), held: Mutex::default(), status, tracer })
     }
 
-    /// Holds a delivery that came at `received`, with its whole body.
-    pub(crate) fn hold(
-        self: &Arc<Self>,
-        delivery: Delivery,
-        body: Bytes,
-        received: Instant,
-        spec: &StageSpec,
-    ) -> Arc<Held> {
+    /// Holds a delivery that came at `received`, with its whole body, at this site.
+    pub(crate) fn hold(self: &Arc<Self>, delivery: Delivery, body: Bytes, received: Instant, site: &str) -> Arc<Held> {
         let queued = Duration::from_nanos(now_ns().saturating_sub(delivery.stored_at));
         let mut meta = delivery.headers.meta();
         if let Ok(meta) = &mut meta
             && meta.origin.is_none()
         {
             // The first taker says where the captured item lies.
-            meta.origin = Some(format!("{}/{}/{}", spec.site, delivery.stream, delivery.sequence));
+            meta.origin = Some(format!("{site}/{}/{}", delivery.stream, delivery.sequence));
         }
         let place = Place::of(&delivery.subject);
         let parent = meta.as_ref().ok().and_then(|meta| meta.traceparent.as_deref());

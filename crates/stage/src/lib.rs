@@ -22,6 +22,7 @@ mod pace;
 mod probe;
 mod protocol;
 mod quarantine;
+mod relay_life;
 mod reporter;
 mod runs;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use memory::{give_back_memory, keep_memory};
 pub use metrics::Heartbeat;
 pub use once::{OnceAnswer, OnceInput, OnceMessage};
 pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger, read_ledger_since};
+pub use relay_life::{Carrying, relay_main};
 pub use reporter::Reporter;
 pub use source_life::source_main;
 pub use stage_life::stage_main;

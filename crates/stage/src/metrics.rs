@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::export::SpanCounts;
 use crate::exposition;
 use crate::held::Held;
+use crate::relay_life::Carrying;
 use crate::runs::Run;
 
 /// What a replica counts and in which state it is: for `/metrics`, `/readyz`, the heartbeat and the log.
@@ -33,6 +34,9 @@ pub(crate) struct Status {
     held: Gauge,
     blocked_gauge: Gauge,
     spans: SpanCounts,
+    relay: RelayCounts,
+    /// Of a relay: what it carries.
+    carrying: Mutex<Vec<Carrying>>,
     busy_ns: AtomicU64,
     ready: AtomicBool,
     /// Who waits for it.
@@ -79,6 +83,24 @@ struct ModelInfo {
     model: String,
     version: String,
     sha256: String,
+}
+
+/// Which stream a relay carries, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CarryingLabels {
+    stream: String,
+    from: String,
+    to: String,
+}
+
+/// What a relay counts, by stream.
+#[derive(Default)]
+struct RelayCounts {
+    messages: Family<CarryingLabels, Counter>,
+    bytes: Family<CarryingLabels, Counter>,
+    again: Family<CarryingLabels, Counter>,
+    held: Family<CarryingLabels, Gauge>,
+    waiting: Family<CarryingLabels, Gauge>,
 }
 
 /// What is counted a message.
@@ -152,6 +174,9 @@ pub struct Heartbeat {
     pub busy_s: f64,
     /// Resident memory, bytes.
     pub rss: u64,
+    /// Of a relay: what it carries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carrying: Vec<Carrying>,
 }
 
 /// 0.5 ms to 16 s: calls of `process`, runs of a model, publishes.
@@ -200,6 +225,8 @@ impl Status {
             held: Gauge::default(),
             blocked_gauge: Gauge::default(),
             spans: SpanCounts::default(),
+            relay: RelayCounts::default(),
+            carrying: Mutex::default(),
             busy_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             is_ready: Notify::new(),
@@ -249,7 +276,34 @@ impl Status {
         registry.register("causeway_spans_exported", "Spans that the collector took", exported.clone());
         registry.register("causeway_spans_failed", "Spans that the collector did not take", failed.clone());
         registry.register("causeway_spans_dropped", "Spans without room to wait for the collector", dropped.clone());
+        let RelayCounts { messages, bytes, again, held, waiting } = &status.relay;
+        registry.register("causeway_relay_messages", "Messages that are stored at the other site", messages.clone());
+        let sent = "Bytes sent to another site or taken from it, what was sent twice included";
+        registry.register_with_unit("causeway_relay_sent", sent, Unit::Bytes, bytes.clone());
+        registry.register("causeway_relay_again", "Messages that were sent to another site again", again.clone());
+        registry.register("causeway_relay_held", "Messages on their way to another site", held.clone());
+        registry.register(
+            "causeway_relay_waiting",
+            "Messages that wait for their way to another site",
+            waiting.clone(),
+        );
         exposition::register_process(registry);
+    }
+
+    /// What a relay carries, as it is now.
+    pub(crate) fn carries(&self, now: Vec<Carrying>) {
+        let mut known = self.carrying.lock().expect("no holder of the list panics");
+        for (place, one) in now.iter().enumerate() {
+            let before = known.get(place).map_or((0, 0, 0), |before| (before.messages, before.bytes, before.again));
+            let Carrying { stream, from, to, messages, bytes, again, held, waiting, .. } = one.clone();
+            let labels = CarryingLabels { stream, from, to };
+            self.relay.messages.get_or_create(&labels).inc_by(messages - before.0);
+            self.relay.bytes.get_or_create(&labels).inc_by(bytes - before.1);
+            self.relay.again.get_or_create(&labels).inc_by(again - before.2);
+            self.relay.held.get_or_create(&labels).set(held as i64);
+            self.relay.waiting.get_or_create(&labels).set(waiting as i64);
+        }
+        *known = now;
     }
 
     /// What becomes of spans is counted here.
@@ -400,6 +454,7 @@ impl Status {
             dropped: self.get(Count::Dropped),
             busy_s: self.busy_ns.load(Ordering::Relaxed) as f64 / 1e9,
             rss: exposition::rss().unwrap_or(0),
+            carrying: self.carrying.lock().expect("no holder of the list panics").clone(),
         }
     }
 

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use causeway_bus::{Bus, BusError, Outgoing, names};
-use causeway_pipelines::{Ledger, Outcome, Pipeline};
-use causeway_schemas::{Capture, Codec, DeadLetter, Empty, Id, Message, Meta, encode, header};
+use causeway_pipelines::{Flow, Ledger, Outcome, Pipeline};
+use causeway_schemas::{Capture, Codec, DeadLetter, Empty, Id, Message, Meta, Receipt, encode, header};
 use futures::StreamExt as _;
 
 /// Where a message's children go: the site of its capture and the name of its source, as they stand in its subject.
@@ -58,8 +58,30 @@ pub(crate) fn empty(
     outgoing(&subject, &meta, Codec::Json, encode(&message, Codec::Json), true)
 }
 
+/// What is stored where a message is set aside: its letter, and where there are other sites a receipt for them.
+pub(crate) fn set_aside(pipeline: &Pipeline, place: &Place, meta: &Meta, letter: &DeadLetter) -> Vec<Outgoing> {
+    let dead = dead(&pipeline.name, place, meta, letter);
+    if pipeline.is_split() { vec![dead, receipt(pipeline, place, meta, letter)] } else { vec![dead] }
+}
+
+fn receipt(pipeline: &Pipeline, place: &Place, meta: &Meta, letter: &DeadLetter) -> Outgoing {
+    let DeadLetter { stage, reason, at, .. } = letter;
+    let meta = Meta { kind: Receipt::KIND.into(), stage: stage.clone(), ..meta.clone() };
+    let receipt = Receipt { stage: stage.clone(), site: pipeline.here.clone(), reason: reason.clone(), at: *at };
+    let subject = format!("{}.{stage}", place.subject(&pipeline.name, names::RECEIPT));
+    of_stage(outgoing(&subject, &meta, Codec::Json, encode(&receipt, Codec::Json), true), stage)
+}
+
+/// Its dedupe id names the stage too: two can say the same of one message.
+fn of_stage(mut outgoing: Outgoing, stage: &str) -> Outgoing {
+    if let Some((_, value)) = outgoing.headers.iter_mut().find(|(name, _)| *name == header::MSG_ID) {
+        *value = format!("{value}.{stage}");
+    }
+    outgoing
+}
+
 /// A dead letter. Its id is that of the message it sets aside.
-pub(crate) fn dead(pipeline: &str, place: &Place, meta: &Meta, letter: &DeadLetter) -> Outgoing {
+fn dead(pipeline: &str, place: &Place, meta: &Meta, letter: &DeadLetter) -> Outgoing {
     let subject = place.subject(pipeline, names::DEAD);
     let meta = Meta { kind: DeadLetter::KIND.into(), stage: letter.stage.clone(), ..meta.clone() };
     // Two stages can set the same message aside, each for its own takers: the stage is part of the subject.
@@ -67,10 +89,7 @@ pub(crate) fn dead(pipeline: &str, place: &Place, meta: &Meta, letter: &DeadLett
     let mut outgoing = outgoing(&subject, &meta, Codec::Json, encode(letter, Codec::Json), true);
     // Of a message that was sent again and failed again, the newer letter takes the place of the older.
     outgoing.if_absent = false;
-    if let Some((_, value)) = outgoing.headers.iter_mut().find(|(name, _)| *name == header::MSG_ID) {
-        *value = format!("{value}.{}", letter.stage);
-    }
-    outgoing
+    of_stage(outgoing, &letter.stage)
 }
 
 fn outgoing(subject: &str, meta: &Meta, codec: Codec, body: Vec<u8>, last: bool) -> Outgoing {
@@ -95,10 +114,16 @@ pub fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as u64)
 }
 
-/// The streams that outcomes of this pipeline are in: each final stage's, the empties', the dead letters'.
+/// The streams that outcomes of this pipeline are in, at the site that it is seen from: each final stage's, the empties', the dead
+/// letters', and the receipts of those that lie elsewhere.
 pub fn outcome_streams(pipeline: &Pipeline) -> Vec<String> {
+    let plan = pipeline.plan();
+    let is_here = |flow| plan.share(flow, &pipeline.here).is_some();
     let finals = pipeline.stages.iter().map(|stage| stage.name.as_str()).filter(|name| pipeline.is_final(name));
-    finals.chain([names::EMPTY, names::DEAD]).map(|name| names::stream(&pipeline.name, name)).collect()
+    let finals = finals.filter(|name| is_here(Flow::Stage(name)));
+    let empties = is_here(Flow::Ends).then_some(names::EMPTY);
+    let receipts = empties.filter(|_| pipeline.is_split()).map(|_| names::RECEIPT);
+    finals.chain(empties).chain([names::DEAD]).chain(receipts).map(|name| names::stream(&pipeline.name, name)).collect()
 }
 
 /// The ledger of all outcomes that are stored now.

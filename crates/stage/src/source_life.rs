@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::env::{self, Apart, Broken, Env, Unfit};
 use crate::metrics::Count;
 use crate::once;
-use crate::outcomes::{self, Place, now_ns};
+use crate::outcomes::{self, now_ns};
 use crate::quarantine::inside;
 use crate::stage_life::panic_text;
 use crate::{Captured, Context, Reporter, Source};
@@ -113,7 +113,7 @@ async fn store<O: Message>(env: &Env, captured: Captured<O>) {
                 traceparent: Some(trace.traceparent()),
                 ..Meta::captured(captured.id, stage, O::kind(), generation)
             };
-            let place = Place { site: env.spec.site.clone(), key: names::token(env.ctx.source()) };
+            let place = env.place();
             let outgoing = outcomes::output(&env.pipeline, stage, &env.spec.link, &place, &meta, &message);
             let published = env.store(&outgoing).await;
             if published.stored == Stored::Already {

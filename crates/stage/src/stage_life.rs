@@ -71,7 +71,7 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     drop(done);
     env.load_tables().await?;
     let mut pulls = Vec::new();
-    for from in &env.spec.from {
+    for from in env.pipeline.plan().taken_here(&env.spec) {
         let stream = names::stream(&env.pipeline.name, from);
         let pull = Pull::shared(&env.bus, &stream, &env.spec.name, env.pace.held(&env.spec));
         pull.check().await?;
@@ -156,10 +156,10 @@ pub(crate) async fn hold(env: &Env, holding: &Arc<Holding>, delivery: Delivery) 
         return None;
     }
     match env.bus.body(&delivery.headers, delivery.body.clone()).await {
-        Ok(body) => Some(holding.hold(delivery, body, received, &env.spec)),
+        Ok(body) => Some(holding.hold(delivery, body, received, &env.pipeline.here)),
         Err(error @ BusError::NoBody(_)) => {
             let body = delivery.body.clone();
-            let held = holding.hold(delivery, body, received, &env.spec);
+            let held = holding.hold(delivery, body, received, &env.pipeline.here);
             let verdict = Verdict::Reject { reason: "body-missing".into(), detail: error.to_string() };
             finish(env, Done { held, verdict }).await;
             None
@@ -385,7 +385,7 @@ pub(crate) async fn finish(env: &Env, done: Done) {
     let Done { held, verdict } = done;
     let stores = match &verdict {
         Verdict::Outputs { outputs, .. } => outputs.clone(),
-        Verdict::Reject { reason, detail } => vec![env.dead_letter(&held, reason, detail)],
+        Verdict::Reject { reason, detail } => env.set_aside(&held, reason, detail),
         Verdict::Retry { why, pause } => {
             tracing::warn!(id = %held.id(), why, ?pause, "message comes again");
             env.status.waits(why, *pause);

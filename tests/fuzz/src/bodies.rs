@@ -2,7 +2,8 @@
 
 use causeway_cluster::Change;
 use causeway_schemas::{
-    Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Person, decode, decode_body, encode,
+    Assignment, Codec, Crop, DeadLetter, Decision, Empty, Feature, Frame, Message, Person, Receipt, decode,
+    decode_body, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,7 @@ pub(crate) fn run(bytes: &[u8]) {
         // Only ever binary, and only ever JSON: it has numbers that the other cannot write.
         8 => canonical::<Change>(decode_body(body, Codec::Bincode).ok(), body),
         9 => drop(decode_body::<Person>(body, Codec::Json)),
+        10 => read_back::<Receipt>(decode_body(body, codec).ok()),
         _ => {}
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use causeway_bus::{First, Outgoing};
-use harness::{Across, Cut, End, Quality, RELAY, Tools, eventually, may_skip};
+use causeway_bus::{First, Outgoing, names};
+use harness::{Across, Cut, End, Quality, RELAY, Tools, copy_photos, eventually, may_skip, without_faults_at};
 
 use super::{all_across, comes, feature, publish, stored};
+use crate::sites::{FILE, NAME, complete};
 
 /// A link on which nothing is lost, and that has room for everything.
 const GOOD: Quality = Quality { delay: Duration::from_millis(5), loss: 0.0, rate: None };
@@ -53,6 +54,37 @@ async fn a_cut_loses_nothing_and_doubles_nothing() {
     let stored = all_across(&edge, &cloud, all).await;
     let twice: Vec<_> = stored.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
+}
+
+#[tokio::test]
+async fn the_face_pipeline_over_a_link_that_is_cut_ends_as_at_one_site() {
+    let Some(across) = across(Quality { loss: 0.01, ..GOOD }).await else { return };
+    let tools = Tools::find();
+    let (input, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let photos = copy_photos(&tools, input.path(), 6);
+    let golden = without_faults_at(&tools, input.path(), photos).await;
+    let folder = format!("--input={}", input.path().display());
+    let (at_cloud, at_edge) = (home.path().join("cloud"), home.path().join("edge"));
+    let cloud_up = across.causeway(&tools, End::Cloud, &at_cloud, &["up", FILE, "--site=cloud"]);
+    let arguments = ["up", FILE, "--site=edge", &folder, "--set", "capture.rate=10"];
+    let edge_up = across.causeway(&tools, End::Edge, &at_edge, &arguments);
+    let (edge, cloud) = (across.bus(End::Edge, NAME).await, across.bus(End::Cloud, NAME).await);
+    let decided = async || cloud.stream_state(&names::stream(NAME, "classify")).await.ok().flatten();
+    let waiting = async || {
+        let durable = edge.durable_state(&names::stream(NAME, "extract"), RELAY).await.ok()??;
+        Some(durable.pending + durable.unacked)
+    };
+    for (how, so_far) in [(Cut::Drop, 3), (Cut::Reset, 20)] {
+        eventually("decisions", async || decided().await.filter(|state| state.messages >= so_far)).await;
+        across.link.cut(how);
+        eventually("the edge goes on alone", async || waiting().await.filter(|features| *features > 8)).await;
+        across.link.heal();
+    }
+    let seen = complete(&edge, photos).await;
+    seen.assert_exactly_once();
+    seen.assert_same_as(&golden);
+    edge_up.stop().await.ok();
+    cloud_up.stop().await.ok();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use causeway_bus::{DurableWish, names};
+use causeway_bus::{DurableWish, TakerSort, names};
 use causeway_pipelines::Pipeline;
 use harness::{Running, Site, Tools, copy_photos, drained, eventually, faces, verdict, workspace};
 use serde_json::Value;
@@ -77,7 +77,7 @@ async fn a_durable_made_anew_loses_nothing_that_is_unread() {
         })
         .await;
     }
-    let wish = DurableWish { name: "classify".into(), pinned: false };
+    let wish = DurableWish { name: "classify".into(), taker: TakerSort::Shared, subjects: Vec::new() };
     // While they come and are answered, the durable is made anew again and again, and once a renewal is cut off.
     for number in 0..FEATURES_SENT {
         let (meta, body) = feature(&number.to_string());
@@ -109,7 +109,7 @@ async fn cut_off(site: &Site, wish: &DurableWish) {
     let stream = js.get_stream("faces_extract").await.expect("a stream");
     let floor = site.bus.durable_state("faces_extract", "classify").await.expect("a state").expect("one").ack_floor;
     let guard = jetstream::consumer::pull::Config {
-        durable_name: Some("classify-renewal".into()),
+        durable_name: Some("classify_renewal-guard".into()),
         deliver_policy: jetstream::consumer::DeliverPolicy::ByStartSequence { start_sequence: floor + 1 },
         ..Default::default()
     };

@@ -58,8 +58,8 @@ impl Lane {
         (&mut self.reading).await
     }
 
-    /// Takes what was read, but for what `is_held`, and reads on.
-    pub(super) fn take(&mut self, bus: Bus, stream: String, read: Read, is_held: impl Fn(u64) -> bool) {
+    /// Takes what was read, but for what `is_left_out`, and reads on.
+    pub(super) fn take(&mut self, bus: Bus, stream: String, read: Read, is_left_out: impl Fn(&Record) -> bool) {
         let Read { mut next, records } = read;
         self.first.get_or_insert(next);
         for record in records {
@@ -67,7 +67,7 @@ impl Lane {
                 continue;
             }
             next = record.sequence + 1;
-            if !is_held(record.sequence) {
+            if !is_left_out(&record) {
                 self.is_due(record);
             }
         }

@@ -8,6 +8,8 @@ use crate::{Bus, BusError, Credentials};
 
 /// Pause between attempts to connect anew.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How often it is asked whether it is there, while nobody misses it.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// How long the other broker may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long it may take to connect and to have a first answer.
@@ -21,6 +23,27 @@ pub struct Line {
     /// How often it was made anew.
     renewed: watch::Sender<u64>,
     renewing: tokio::sync::Mutex<()>,
+}
+
+/// What comes of a question to the other broker.
+enum Heard {
+    /// Its answer. (A broker that answers that it cannot is there.)
+    Answer,
+    /// Not yet, but something else came: the question, or its answer, waits behind what is on the way.
+    Something,
+    /// Nothing at all.
+    Nothing,
+}
+
+async fn hear(bus: &Bus) -> Heard {
+    let before = bus.received();
+    if tokio::time::timeout(ANSWER, bus.is_asked()).await.is_ok() {
+        Heard::Answer
+    } else if bus.received() > before {
+        Heard::Something
+    } else {
+        Heard::Nothing
+    }
 }
 
 impl Line {
@@ -46,16 +69,30 @@ impl Line {
         self.renewed.subscribe()
     }
 
+    /// Asks again and again whether the other broker is there, so that a link that is cut while nothing crosses is made anew too; says
+    /// whenever that changes. Ends never.
+    pub async fn watch(&self, mut told: impl FnMut(bool)) {
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            if !matches!(hear(&self.bus()).await, Heard::Nothing) {
+                continue;
+            }
+            told(false);
+            self.until_it_answers().await;
+            told(true);
+        }
+    }
+
     /// Comes back when the other broker has answered a question, on this connection or on a new one.
     pub(super) async fn until_it_answers(&self) {
         loop {
             let seen = *self.renewed.borrow();
-            let bus = self.bus();
-            // A broker that answers that it cannot is there.
-            if tokio::time::timeout(ANSWER, bus.is_asked()).await.is_ok() {
-                return;
+            match hear(&self.bus()).await {
+                Heard::Answer => return,
+                // It is slow, and what others have under way there would be lost with the connection.
+                Heard::Something => {}
+                Heard::Nothing => self.renew(seen).await,
             }
-            self.renew(seen).await;
         }
     }
 

@@ -47,9 +47,11 @@ pub(crate) struct Without {
 
 impl Answers {
     /// Reads the changelog of `fold` and the outcomes. Every photo has one, else the run was cut short: that is an error.
-    pub(crate) async fn read(bus: &Bus, pipeline: &Pipeline, fold: &str, labelled: &Labelled) -> anyhow::Result<Self> {
+    pub(crate) async fn read(sites: &[(Bus, Pipeline)], fold: &str, labelled: &Labelled) -> anyhow::Result<Self> {
+        let of_fold = |(_, pipeline): &&(Bus, Pipeline)| pipeline.stages_here().any(|stage| stage.name == fold);
+        let (bus, pipeline) = sites.iter().find(of_fold).ok_or_else(|| anyhow!("[stage.{fold}] runs nowhere"))?;
         let changes = read_changelog(bus, pipeline, fold).await?;
-        let results = Results::read(bus, pipeline).await?;
+        let results = Results::read_all(sites).await?;
         let (faces, counting) = (changes.len(), label(changes, labelled));
         ensure!(
             counting

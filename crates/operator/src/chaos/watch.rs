@@ -35,10 +35,10 @@ impl Watch {
         let seen = Seen { ledger, outcomes, doubled: Vec::new(), complete, last: Instant::now() };
         let seen = Arc::new(Mutex::new(seen));
         let mut readers = JoinSet::new();
-        let dead = names::stream(&pipeline.name, names::DEAD);
+        let letters = [names::DEAD, names::RECEIPT].map(|link| names::stream(&pipeline.name, link));
         for stream in outcome_streams(pipeline) {
-            // A dead letter replaces the one before it under its subject: that is no second outcome.
-            let once = stream != dead;
+            // A dead letter replaces the one before it under its subject, and may be answered later: that is no second outcome.
+            let once = !letters.contains(&stream);
             readers.spawn(read(bus.clone(), stream, once, Arc::clone(&seen)));
         }
         Self { seen, _readers: readers }

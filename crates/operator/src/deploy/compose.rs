@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use causeway_bus::server::{MEMORY, MEMORY_LIMIT};
 use causeway_pipelines::{Input as Named, Pipeline, StageSpec};
 
+use crate::cli::site_names;
 use crate::input::has_password;
 use crate::session::absolute;
 
@@ -134,14 +135,14 @@ impl Compose<'_> {
             bail!(
                 "cannot write one compose file for {} sites ({}): it is for one machine so far",
                 pipeline.sites.len(),
-                pipeline.sites.join(", ")
+                site_names(pipeline)
             );
         };
         let file = format!("{}.toml", pipeline.name);
         let written = pipeline.file.display();
         Ok(vec![
-            ("compose.yaml".into(), self.compose(pipeline, site, &file)),
-            ("nats-server.conf".into(), nats_conf(site)),
+            ("compose.yaml".into(), self.compose(pipeline, &site.name, &file)),
+            ("nats-server.conf".into(), nats_conf(&site.name)),
             (file, format!("{MARK} from {written}: change that, and write anew.\n{text}")),
         ])
     }

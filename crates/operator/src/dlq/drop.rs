@@ -39,7 +39,7 @@ pub(super) struct DropArgs {
 }
 
 pub(super) async fn drop(args: DropArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     args.selection.check(&pipeline, "drop")?;
     let connection = connect(&pipeline, &args.place).await?;
     let done = drop_selected(&connection.bus, &pipeline, &args).await;

@@ -232,7 +232,7 @@ fn capture(content: &Content) -> Option<Capture> {
         Content::Decision(message) => Some(message.capture.clone()),
         Content::Assignment(message) => Some(message.capture.clone()),
         Content::Empty(message) => Some(message.capture.clone()),
-        Content::Dead(_) | Content::Other { .. } => None,
+        Content::Dead(_) | Content::Receipt(_) | Content::Other { .. } => None,
     }
 }
 

@@ -66,7 +66,7 @@ struct Outcome {
 }
 
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load()?;
+    let pipeline = args.pipeline.load_at(&args.place)?;
     args.selection.check(&pipeline, "retry")?;
     let connection = connect(&pipeline, &args.place).await?;
     let (bus, stored_only) = (connection.bus.clone(), connection.is_store_only());

@@ -111,7 +111,7 @@ impl Look {
             self.origins.extend(record.headers.get(header::ORIGIN).map(Into::into));
             if stage.is_source() {
                 let (sequence, stored_at) = (record.sequence, record.stored_at);
-                let captured = Captured { stream: stream.clone(), sequence, stored_at, site: stage.site.clone() };
+                let captured = Captured { stream: stream.clone(), sequence, stored_at, site: pipeline.here.clone() };
                 if record.headers.get(header::ORIGIN).is_some() {
                     self.copies.push((id, captured.clone()));
                 }

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use causeway_bus::{Bus, DurableState, Snapshot, StreamState, names};
-use causeway_pipelines::{Pipeline, StageSpec};
-use causeway_stage::{Heartbeat, now_ns};
+use causeway_pipelines::{Flow, Pipeline, StageSpec};
+use causeway_stage::{Carrying, Heartbeat, now_ns};
 use serde_json::{Value, json};
 
 use crate::drift::Drift;
@@ -23,6 +23,8 @@ const DRIFT_SHOWN: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct Gathered {
     pub(crate) pipeline: String,
+    /// Where it was looked, if there are several sites.
+    pub(crate) site: Option<String>,
     pub(crate) file: String,
     /// Process id of the `up` whose folder this is.
     pub(crate) up: Option<u32>,
@@ -30,6 +32,8 @@ pub(crate) struct Gathered {
     pub(crate) stages: Vec<StageStatus>,
     pub(crate) streams: Vec<StreamStatus>,
     pub(crate) folds: Vec<FoldStatus>,
+    /// What crosses to and from this site.
+    pub(crate) carrying: Vec<Carrying>,
     pub(crate) people: usize,
     pub(crate) vectors: usize,
     pub(crate) dead_letters: u64,
@@ -138,12 +142,21 @@ impl Gathered {
     ) -> anyhow::Result<Self> {
         let mut replicas = replicas(bus).await?;
         let (mut stages, mut streams) = (Vec::new(), Vec::new());
-        for spec in &pipeline.stages {
+        let plan = pipeline.plan();
+        let relay = pipeline.relay().filter(|relay| relay.runs_at(&pipeline.here));
+        for spec in pipeline.stages_here().chain(&relay) {
             stages.push(stage(bus, pipeline, spec, &mut replicas).await?);
-            streams.push(stream_of(bus, pipeline, spec).await?);
+        }
+        let lives = |replica: &&Replica| !replica.is_stale() && !replica.has_ended();
+        let said = stages.iter().flat_map(|stage| &stage.replicas).filter(lives);
+        let carrying = said.flat_map(|replica| replica.beat.carrying.clone()).collect();
+        for spec in &pipeline.stages {
+            if plan.share(Flow::Stage(&spec.name), &pipeline.here).is_some() {
+                streams.push(stream_of(bus, pipeline, spec).await?);
+            }
         }
         let mut folds = Vec::new();
-        for spec in pipeline.stages.iter().filter(|spec| spec.folds) {
+        for spec in pipeline.stages_here().filter(|spec| spec.folds) {
             let changelog = names::changelog(&pipeline.name, &spec.name);
             // Of these the agent keeps the bound, not the server.
             let changelog = own_stream(bus, pipeline, &changelog, Some(pipeline.keep_changes)).await?;
@@ -153,7 +166,8 @@ impl Gathered {
             }
             streams.extend([changelog, snapshots]);
         }
-        for link in [names::EMPTY, names::DEAD] {
+        let receipts = pipeline.is_split().then_some(names::RECEIPT);
+        for link in [names::EMPTY].into_iter().chain(receipts).chain([names::DEAD]) {
             streams.push(stream(bus, pipeline, link, false, Some(pipeline.keep_outcomes.age)).await?);
         }
         let dead_letters = streams.last().and_then(|dead| dead.state).map_or(0, |state| state.messages);
@@ -161,12 +175,14 @@ impl Gathered {
         let people = read_people(bus).await.unwrap_or_default();
         Ok(Self {
             pipeline: pipeline.name.clone(),
+            site: pipeline.is_split().then(|| pipeline.here.clone()),
             file: pipeline.file.display().to_string(),
             up: running.filter(|running| running.pid != std::process::id()).map(|running| running.pid),
             nats: nats.map(Into::into),
             stages,
             streams,
             folds,
+            carrying,
             people: people.len(),
             vectors: people.iter().map(|person| person.vectors.len()).sum(),
             dead_letters,
@@ -177,9 +193,11 @@ impl Gathered {
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "pipeline": self.pipeline,
+            "site": self.site,
             "file": self.file,
             "up": self.up,
             "nats": self.nats,
+            "carrying": self.carrying,
             "stages": self.stages.iter().map(stage_json).collect::<Vec<_>>(),
             "streams": self.streams.iter().map(stream_json).collect::<Vec<_>>(),
             "folds": self.folds.iter().map(fold_json).collect::<Vec<_>>(),
@@ -231,10 +249,11 @@ async fn stage(
 }
 
 async fn stream_of(bus: &Bus, pipeline: &Pipeline, spec: &StageSpec) -> anyhow::Result<StreamStatus> {
-    let is_link = !spec.is_source() && !pipeline.is_final(&spec.name);
+    let is_capture = spec.is_source() && spec.runs_at(&pipeline.here);
+    let is_link = !is_capture && !pipeline.is_final(&spec.name);
     let kept = if is_link {
         None
-    } else if spec.is_source() {
+    } else if is_capture {
         Some(pipeline.keep_captured.age)
     } else {
         Some(pipeline.keep_outcomes.age)
@@ -339,6 +358,7 @@ pub(crate) mod tests {
             dropped: 0,
             busy_s: 0.5,
             rss: 50_000_000,
+            carrying: Vec::new(),
         };
         Replica { beat, silent: Duration::from_secs(silent_s) }
     }

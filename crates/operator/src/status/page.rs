@@ -1,3 +1,5 @@
+use causeway_stage::Carrying;
+
 use crate::drift::Drift;
 use crate::status::gather::{FoldStatus, Gathered, StageStatus, StreamStatus};
 use crate::terminal::{Paint, age, bytes, count, date_time, one_line, table};
@@ -6,6 +8,8 @@ use crate::terminal::{Paint, age, bytes, count, date_time, one_line, table};
 const NOTHING: &str = "-";
 /// Most characters of what drifted.
 const MAX_DETAIL: usize = 300;
+/// Most characters of a name that a replica says.
+const MAX_NAME: usize = 64;
 
 impl Gathered {
     /// For a terminal.
@@ -32,10 +36,34 @@ impl Gathered {
             dead
         };
         let dropped: String = self.stages.iter().filter_map(dropped_line).collect();
-        let (pipeline, file) = (Paint::Bold.on(&self.pipeline), &self.file);
+        let at = self.site.as_ref().map_or(String::new(), |site| format!(" at {site}"));
+        let (pipeline, file) = (Paint::Bold.on(&(self.pipeline.clone() + &at)), &self.file);
+        let crossing = self.crossing();
         let drift: String = self.drift.iter().map(drift_line).collect();
         let folds: String = self.folds.iter().map(fold_line).collect();
-        format!("{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{drift}\n{folds}{people}, {dead}\n")
+        format!(
+            "{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{crossing}{drift}\n{folds}{people}, {dead}\n"
+        )
+    }
+}
+
+impl Gathered {
+    /// What a relay here carries; nothing where there is none.
+    fn crossing(&self) -> String {
+        let row = |one: &Carrying| {
+            let Carrying { stream, from, to, messages, bytes: sent, again, held, waiting, trouble } = one;
+            let way = format!("{} to {}", one_line(from, MAX_NAME), one_line(to, MAX_NAME));
+            let trouble = trouble.as_ref().map_or(NOTHING.into(), |trouble| one_line(trouble, MAX_DETAIL));
+            let counts = [*messages, *again, *held, *waiting].map(|count| count.to_string());
+            let [messages, again, held, waiting] = counts;
+            vec![one_line(stream, MAX_NAME), way, messages, bytes(*sent), again, held, waiting, trouble]
+        };
+        if self.carrying.is_empty() {
+            return String::new();
+        }
+        let head = ["CROSSES", "WAY", "MESSAGES", "BYTES", "AGAIN", "HELD", "WAITING", "TROUBLE"];
+        let rows = self.carrying.iter().map(row).collect();
+        format!("\n{}", table(&head, &[2, 3, 4, 5, 6], rows))
     }
 }
 
@@ -126,6 +154,7 @@ mod tests {
         };
         let gathered = Gathered {
             pipeline: "faces".into(),
+            site: None,
             file: "faces.toml".into(),
             up: Some(7),
             nats: Some("nats://127.0.0.1:4222".into()),
@@ -135,6 +164,7 @@ mod tests {
                 FoldStatus { stage: "cluster".into(), behind: 1, snapshot: Some((1 << 20, Duration::from_mins(5))) },
                 FoldStatus { stage: "groups".into(), behind: 7, snapshot: None },
             ],
+            carrying: Vec::new(),
             people: 1,
             vectors: 2,
             dead_letters: 0,

@@ -1,0 +1,488 @@
+//! Sites: what of a pipeline lies at which, who takes it there, and what crosses to another.
+//!
+//! Sites stand in a star: every other one dials the hub, and what goes from one edge to another passes through it. All of it follows
+//! from where stages run and where things are captured.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::registry::USES;
+use crate::{Batch, Pipeline, StageSpec, defaults};
+
+/// A place with a NATS server, or cluster, of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteSpec {
+    /// A token of the subjects of what is captured there.
+    pub name: String,
+    /// Whether the others dial it. A pipeline's only site is its own hub.
+    pub is_hub: bool,
+    /// Where its server is; where none is named `up` starts one.
+    pub address: Option<String>,
+    /// The credentials for it.
+    pub credentials: Option<PathBuf>,
+    /// Most bytes a second that its relay sends to the hub.
+    pub bytes_per_s: Option<u64>,
+    /// What goes to the hub first when much waits.
+    pub first: First,
+}
+
+/// What goes first when much waits to cross.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum First {
+    /// What has waited longest.
+    #[default]
+    Oldest,
+    /// What comes from now on; what waits has the rest of the way.
+    Newest,
+}
+
+/// The program that carries between sites, and what its stage is called.
+pub const RELAY: &str = "relay";
+
+/// What of a pipeline may cross sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow<'a> {
+    /// What a stage gives. Where nobody takes it, it is an outcome: it goes to the hub, and back to where its item was captured.
+    Stage(&'a str),
+    /// What any stage says of an item that ends there; it goes where outcomes go.
+    Ends,
+}
+
+/// What a site has of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Of which sites' captures it is.
+    pub captured: BTreeSet<String>,
+    /// Who takes it here.
+    pub takers: Vec<Taker>,
+}
+
+/// Somebody who takes at a site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taker {
+    /// Who.
+    pub who: Who,
+    /// Of which sites' captures.
+    pub captured: BTreeSet<String>,
+}
+
+/// Who takes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// The stage of this name.
+    Stage(String),
+    /// A relay, for this site.
+    Site(String),
+}
+
+/// What a relay carries between its site and the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crossing<'a> {
+    /// The stream.
+    pub flow: Flow<'a>,
+    /// From there.
+    pub from: &'a str,
+    /// To there.
+    pub to: &'a str,
+    /// Of which sites' captures, where not of all that lie there.
+    pub captured: Vec<String>,
+}
+
+impl Share {
+    /// Of which sites' captures a taker takes, where not of all that lie here: what only passes through is somebody else's.
+    pub fn some_of(&self, taker: &Taker) -> Vec<String> {
+        if taker.captured == self.captured { Vec::new() } else { taker.captured.iter().cloned().collect() }
+    }
+}
+
+/// Where everything is, worked out once.
+pub struct Plan<'a> {
+    pipeline: &'a Pipeline,
+    /// By capture site: at which sites each stage handles, or captures, what was captured there.
+    handled: BTreeMap<&'a str, BTreeMap<&'a str, BTreeSet<&'a str>>>,
+}
+
+impl Pipeline {
+    /// The site of this name.
+    pub fn site(&self, name: &str) -> Option<&SiteSpec> {
+        self.sites.iter().find(|site| site.name == name)
+    }
+
+    /// The site that the others dial; the only one is its own.
+    pub fn hub(&self) -> &SiteSpec {
+        self.sites.iter().find(|site| site.is_hub).unwrap_or(&self.sites[0])
+    }
+
+    /// The sites that dial the hub.
+    pub fn edges(&self) -> impl Iterator<Item = &SiteSpec> {
+        self.sites.iter().filter(|site| !site.is_hub)
+    }
+
+    /// Whether more than one site has a part of it.
+    pub fn is_split(&self) -> bool {
+        self.sites.len() > 1
+    }
+
+    /// The same as it is seen from another of its sites; `None` where it has no such site.
+    #[must_use]
+    pub fn at(mut self, site: &str) -> Option<Self> {
+        self.site(site)?;
+        site.clone_into(&mut self.here);
+        Some(self)
+    }
+
+    /// The stages that run where it is seen from.
+    pub fn stages_here(&self) -> impl Iterator<Item = &StageSpec> {
+        self.stages.iter().filter(|stage| stage.runs_at(&self.here))
+    }
+
+    /// The stage that carries between sites: it runs at every site that dials the hub. None where there is one site.
+    pub fn relay(&self) -> Option<StageSpec> {
+        self.is_split().then(|| StageSpec {
+            name: RELAY.into(),
+            uses: RELAY.into(),
+            from: Vec::new(),
+            sites: self.edges().map(|site| site.name.clone()).collect(),
+            workers: defaults::WORKERS,
+            batch: Batch { max: defaults::BATCH_MAX, wait: defaults::BATCH_WAIT },
+            takes: None,
+            gives: "",
+            link: RELAY.into(),
+            link_bytes: defaults::LINK_BYTES,
+            max_process: defaults::MAX_PROCESS,
+            quarantine_bytes: defaults::QUARANTINE_BYTES,
+            folds: false,
+            options: toml::Table::new(),
+        })
+    }
+
+    /// The tables that stages at a site read, and that are set at the hub.
+    pub fn tables_at(&self, site: &str) -> BTreeSet<&'static str> {
+        let uses = self.stages.iter().filter(|stage| stage.runs_at(site)).map(|stage| stage.uses.as_str());
+        uses.filter_map(|uses| USES.iter().find(|known| known.name == uses))
+            .flat_map(|uses| uses.tables)
+            .copied()
+            .collect()
+    }
+
+    /// Where everything is.
+    pub fn plan(&self) -> Plan<'_> {
+        let captures = self.stages.iter().filter(|stage| stage.is_source()).flat_map(|stage| &stage.sites);
+        let captures: BTreeSet<&str> = captures.map(String::as_str).collect();
+        Plan { pipeline: self, handled: captures.into_iter().map(|at| (at, self.handled(at))).collect() }
+    }
+
+    /// At which sites each stage handles what was captured at one.
+    fn handled<'a>(&'a self, captured: &'a str) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+        let mut handled: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        // Graph order: all that a stage takes from is known.
+        for stage in &self.stages {
+            let at = if stage.is_source() {
+                stage.runs_at(captured).then_some(captured).into_iter().collect()
+            } else {
+                let before = stage.from.iter().filter_map(|from| handled.get(from.as_str()));
+                before.flatten().map(|made| stage.takes_at(made)).collect()
+            };
+            handled.insert(&stage.name, at);
+        }
+        handled
+    }
+}
+
+impl StageSpec {
+    /// Whether it runs at a site.
+    pub fn runs_at(&self, site: &str) -> bool {
+        self.sites.iter().any(|known| known == site)
+    }
+
+    /// Where it takes what is made at a site: there, where it runs there. (A stage that does not, and runs at several others, is
+    /// refused when the file is read.)
+    fn takes_at<'a>(&'a self, made: &'a str) -> &'a str {
+        if self.runs_at(made) { made } else { &self.sites[0] }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// What a site has of a flow; `None` where it has nothing of it.
+    pub fn share(&self, flow: Flow<'_>, site: &str) -> Option<Share> {
+        let mut share = Share::default();
+        let mut takers: BTreeMap<Who, BTreeSet<String>> = BTreeMap::new();
+        for (&captured, handled) in &self.handled {
+            for (made, wanted) in self.ways(flow, captured, handled) {
+                let stops = self.stops(made, wanted);
+                let Some(place) = stops.iter().position(|&stop| stop == site) else { continue };
+                share.captured.insert(captured.into());
+                if let Some(&next) = stops.get(place + 1) {
+                    takers.entry(Who::Site(next.into())).or_default().insert(captured.into());
+                }
+            }
+            for taker in self.takers(flow) {
+                let made = handled_by(handled, flow);
+                if made.iter().any(|made| taker.takes_at(made) == site) {
+                    takers.entry(Who::Stage(taker.name.clone())).or_default().insert(captured.into());
+                }
+            }
+        }
+        share.takers = takers.into_iter().map(|(who, captured)| Taker { who, captured }).collect();
+        (!share.captured.is_empty()).then_some(share)
+    }
+
+    /// The stages whose messages a stage takes at the site that the pipeline is seen from.
+    pub fn taken_here<'b>(&self, stage: &'b StageSpec) -> Vec<&'b str> {
+        let is_taken = |from: &&str| {
+            let share = self.share(Flow::Stage(from), &self.pipeline.here);
+            let who = Who::Stage(stage.name.clone());
+            share.is_some_and(|share| share.takers.iter().any(|taker| taker.who == who))
+        };
+        stage.from.iter().map(String::as_str).filter(is_taken).collect()
+    }
+
+    /// All that crosses between a site and the hub, either way.
+    pub fn crossings(&self, site: &'a str) -> Vec<Crossing<'a>> {
+        let hub = self.pipeline.hub().name.as_str();
+        let flows = self.pipeline.stages.iter().map(|stage| Flow::Stage(&stage.name)).chain([Flow::Ends]);
+        let mut crossings = Vec::new();
+        for flow in flows {
+            for (from, to) in [(site, hub), (hub, site)] {
+                let share = self.share(flow, from).unwrap_or_default();
+                if let Some(taker) = share.takers.iter().find(|taker| taker.who == Who::Site(to.into())) {
+                    crossings.push(Crossing { flow, from, to, captured: share.some_of(taker) });
+                }
+            }
+        }
+        crossings
+    }
+
+    /// From where to where what was captured at a site goes.
+    fn ways<'b>(
+        &'b self,
+        flow: Flow<'_>,
+        captured: &'b str,
+        handled: &BTreeMap<&'b str, BTreeSet<&'b str>>,
+    ) -> BTreeSet<(&'b str, &'b str)> {
+        let hub = self.pipeline.hub().name.as_str();
+        let mut ways = BTreeSet::new();
+        for made in handled_by(handled, flow) {
+            let mut is_taken = false;
+            for taker in self.takers(flow) {
+                is_taken = true;
+                ways.insert((made, taker.takes_at(made)));
+            }
+            if !is_taken {
+                ways.extend([(made, hub), (made, captured)]);
+            }
+        }
+        ways
+    }
+
+    /// Who takes what a stage gives.
+    fn takers(&self, flow: Flow<'_>) -> Vec<&'a StageSpec> {
+        match flow {
+            Flow::Stage(name) => self.pipeline.stages.iter().filter(|stage| stage.takes_from(name)).collect(),
+            Flow::Ends => Vec::new(),
+        }
+    }
+
+    /// The sites on the way between two, both included.
+    fn stops<'b>(&'b self, from: &'b str, to: &'b str) -> Vec<&'b str> {
+        let hub = self.pipeline.hub().name.as_str();
+        let mut stops = vec![from, hub, to];
+        stops.dedup();
+        if from == to { vec![from] } else { stops }
+    }
+}
+
+/// Where a flow is made.
+fn handled_by<'b>(handled: &BTreeMap<&'b str, BTreeSet<&'b str>>, flow: Flow<'_>) -> BTreeSet<&'b str> {
+    match flow {
+        Flow::Stage(name) => handled.get(name).cloned().unwrap_or_default(),
+        Flow::Ends => handled.values().flatten().copied().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A face pipeline with its stages at these sites.
+    fn pipeline(sites: &str, at: [&str; 5]) -> Pipeline {
+        read(sites, at).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn read(sites: &str, at: [&str; 5]) -> Result<Pipeline, crate::PipelineError> {
+        let [capture, preprocess, extract, classify, cluster] = at;
+        let text = format!(
+            r#"
+pipeline = "faces"
+{sites}
+[stage.capture]
+site = {capture:?}
+[stage.preprocess]
+site = {preprocess:?}
+from = "capture"
+model = "yunet"
+[stage.extract]
+site = {extract:?}
+from = "preprocess"
+model = "sface"
+[stage.classify]
+site = {classify:?}
+from = "extract"
+[stage.cluster]
+site = {cluster:?}
+from = "extract"
+"#
+        );
+        Pipeline::of_bytes(text.as_bytes(), &[])
+    }
+
+    const TWO: &str = "[site.edge]\n[site.cloud]\nhub = true";
+    const THREE: &str = "[site.edge-1]\n[site.edge-2]\n[site.cloud]\nhub = true";
+
+    /// What a site has of a flow: `captures: takers`, each taker with its captures where they are not all.
+    fn shown(pipeline: &Pipeline, flow: Flow<'_>, site: &str) -> String {
+        let Some(share) = pipeline.plan().share(flow, site) else { return "nothing".into() };
+        let join = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join("+");
+        let takers = share.takers.iter().map(|taker| {
+            let who = match &taker.who {
+                Who::Stage(name) => name.clone(),
+                Who::Site(site) => format!("→{site}"),
+            };
+            if taker.captured == share.captured { who } else { format!("{who}[{}]", join(&taker.captured)) }
+        });
+        format!("{}: {}", join(&share.captured), takers.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn at_one_site_nothing_crosses() {
+        let all = pipeline("", ["edge"; 5]);
+        let of = |flow| shown(&all, flow, "edge");
+        assert_eq!(of(Flow::Stage("capture")), "edge: preprocess");
+        assert_eq!(of(Flow::Stage("extract")), "edge: classify cluster");
+        assert_eq!((of(Flow::Stage("classify")), of(Flow::Ends)), ("edge: ".into(), "edge: ".into()));
+        assert_eq!(all.plan().crossings("edge"), []);
+    }
+
+    #[test]
+    fn features_go_to_the_cloud_and_outcomes_come_back() {
+        let split = pipeline(TWO, ["edge", "edge", "edge", "cloud", "cloud"]);
+        let at = |flow| [shown(&split, flow, "edge"), shown(&split, flow, "cloud")];
+        assert_eq!(at(Flow::Stage("preprocess")), ["edge: extract", "nothing"]);
+        assert_eq!(at(Flow::Stage("extract")), ["edge: →cloud", "edge: classify cluster"], "once for both");
+        assert_eq!(at(Flow::Stage("classify")), ["edge: ", "edge: →edge"]);
+        assert_eq!(at(Flow::Ends), ["edge: →cloud", "edge: →edge"]);
+        let plan = split.plan();
+        let crossings = plan.crossings("edge");
+        let crossings: Vec<_> = crossings.iter().map(|one| (one.flow, one.from, one.to)).collect();
+        assert_eq!(
+            crossings,
+            [
+                (Flow::Stage("extract"), "edge", "cloud"),
+                (Flow::Stage("classify"), "cloud", "edge"),
+                (Flow::Stage("cluster"), "cloud", "edge"),
+                (Flow::Ends, "edge", "cloud"),
+                (Flow::Ends, "cloud", "edge"),
+            ]
+        );
+    }
+
+    #[test]
+    fn each_edge_gets_its_own_outcomes() {
+        let fleet = pipeline(THREE, ["edge-*", "edge-*", "edge-*", "cloud", "cloud"]);
+        let of = |stage, site| shown(&fleet, Flow::Stage(stage), site);
+        assert_eq!(of("capture", "edge-2"), "edge-2: preprocess");
+        assert_eq!(of("extract", "cloud"), "edge-1+edge-2: classify cluster");
+        assert_eq!(of("classify", "cloud"), "edge-1+edge-2: →edge-1[edge-1] →edge-2[edge-2]");
+        assert_eq!(of("classify", "edge-1"), "edge-1: ");
+    }
+
+    #[test]
+    fn from_edge_to_edge_it_goes_through_the_hub_and_never_back() {
+        let moved = pipeline(THREE, ["edge-*", "edge-*", "edge-*", "edge-2", "cloud"]);
+        let of = |stage, site| shown(&moved, Flow::Stage(stage), site);
+        assert_eq!(of("extract", "edge-1"), "edge-1: →cloud");
+        assert_eq!(of("extract", "cloud"), "edge-1+edge-2: cluster →edge-2[edge-1]");
+        assert_eq!(of("extract", "edge-2"), "edge-1+edge-2: classify →cloud[edge-2]");
+        assert_eq!(of("classify", "edge-2"), "edge-1+edge-2: →cloud");
+        assert_eq!(of("classify", "cloud"), "edge-1+edge-2: →edge-1[edge-1]");
+    }
+
+    #[test]
+    fn it_is_seen_from_the_hub_or_from_another_of_its_sites() {
+        let split = pipeline(TWO, ["edge", "edge", "edge", "cloud", "cloud"]);
+        let here = |pipeline: &Pipeline| pipeline.stages_here().map(|stage| stage.name.clone()).collect::<Vec<_>>();
+        assert_eq!((split.here.as_str(), here(&split)), ("cloud", vec!["classify".into(), "cluster".into()]));
+        let edge = split.clone().at("edge").unwrap();
+        assert_eq!(here(&edge), ["capture", "preprocess", "extract"]);
+        assert!(split.clone().at("moon").is_none());
+        let run = edge.of_run("r");
+        assert_eq!(
+            (run.sites.len(), here(&run).len(), run.is_split()),
+            (1, 5, false),
+            "an isolated run is at one site"
+        );
+    }
+
+    /// The sites that a flow comes to, from where it is made, by following relays.
+    fn reached(plan: &Plan<'_>, flow: Flow<'_>, captured: &str) -> BTreeSet<String> {
+        let made = handled_by(&plan.handled[captured], flow);
+        let mut reached: BTreeSet<String> = made.into_iter().map(ToOwned::to_owned).collect();
+        loop {
+            let shares = reached.iter().filter_map(|site| plan.share(flow, site));
+            let takers: Vec<Taker> = shares.flat_map(|share| share.takers).collect();
+            let next = takers.into_iter().filter(|taker| taker.captured.contains(captured)).filter_map(|taker| {
+                match taker.who {
+                    Who::Site(site) => Some(site),
+                    Who::Stage(_) => None,
+                }
+            });
+            let before = reached.len();
+            reached.extend(next.collect::<Vec<_>>());
+            if reached.len() == before {
+                return reached;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn wherever_stages_run_everything_comes_where_it_is_wanted(edges in 1..4_usize, at in prop::array::uniform5(0..5_usize)) {
+            let names: Vec<String> = (1..=edges).map(|edge| format!("edge-{edge}")).collect();
+            let tables = names.iter().map(|name| format!("[site.{name}]\n")).collect::<Vec<_>>().concat();
+            let place = |chosen: usize| match chosen {
+                0 => "edge-*",
+                1 => "cloud",
+                edge => names[(edge - 2) % edges].as_str(),
+            };
+            let Ok(pipeline) = read(&(tables + "[site.cloud]\nhub = true"), at.map(place)) else { return Ok(()) };
+            let plan = pipeline.plan();
+            for captured in plan.handled.keys() {
+                for stage in &pipeline.stages {
+                    let flow = Flow::Stage(&stage.name);
+                    let there = reached(&plan, flow, captured);
+                    let takers = plan.takers(flow);
+                    for made in handled_by(&plan.handled[captured], flow) {
+                        for taker in &takers {
+                            let wanted = taker.takes_at(made);
+                            let share = plan.share(flow, wanted).expect("some of it lies there");
+                            let is_it = |one: &&Taker| one.who == Who::Stage(taker.name.clone());
+                            let taken = share.takers.iter().find(is_it).is_some_and(|one| one.captured.contains(*captured));
+                            prop_assert!(there.contains(wanted) && taken, "{} of {captured} at {wanted}", stage.name);
+                        }
+                        if takers.is_empty() {
+                            prop_assert!(there.contains("cloud") && there.contains(*captured), "{} of {captured}", stage.name);
+                        }
+                    }
+                }
+                let ends = reached(&plan, Flow::Ends, captured);
+                prop_assert!(ends.contains("cloud") && ends.contains(*captured), "ends of {captured}");
+            }
+        }
+    }
+}
