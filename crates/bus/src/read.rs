@@ -39,6 +39,36 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 /// Messages with how many are behind each.
 type Following = BoxStream<'static, Result<(Record, u64), BusError>>;
 
+/// Where reading begins.
+#[derive(Clone, Copy)]
+enum Begin {
+    /// With this message.
+    At(u64),
+    /// With what was stored then, Unix time in ns.
+    Since(u64),
+}
+
+impl Begin {
+    fn policy(self) -> Result<DeliverPolicy, async_nats::Error> {
+        Ok(match self {
+            Self::At(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
+            Self::Since(since) => DeliverPolicy::ByStartTime { start_time: from_nanos(i128::from(since))? },
+        })
+    }
+
+    /// Whether a message is one to be read, of which it then is the last.
+    fn takes(&mut self, sequence: u64, stored_at: u64) -> bool {
+        let takes = match *self {
+            Self::At(next) => sequence >= next,
+            Self::Since(since) => stored_at >= since,
+        };
+        if takes {
+            *self = Self::At(sequence + 1);
+        }
+        takes
+    }
+}
+
 /// Reading what is stored.
 struct Scan {
     bus: Bus,
@@ -68,7 +98,7 @@ impl Scan {
             self.next += 1;
             if found.is_some() {
                 if self.next <= self.last {
-                    let begin = DeliverPolicy::ByStartSequence { start_sequence: self.next };
+                    let begin = Begin::At(self.next);
                     (self.records, _) = self.bus.follow_from(&self.stream, begin, self.headers_only).await?;
                 }
                 return Ok(found);
@@ -83,23 +113,15 @@ impl Bus {
     /// What the broker cannot read is passed over. A stream that does not exist has none.
     pub async fn scan(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
         let from = from.max(1);
-        self.scan_from(stream, DeliverPolicy::ByStartSequence { start_sequence: from }, from, headers_only).await
+        self.scan_from(stream, Begin::At(from), from, headers_only).await
     }
 
     /// The same of those that were stored at `since` or later, Unix time in ns by the broker's clock.
     pub async fn scan_since(&self, stream: &str, since: u64, headers_only: bool) -> Result<Records, BusError> {
-        let start_time = from_nanos(i128::from(since))
-            .map_err(|error| BusError::request(format!("read the stream {stream} from {since} ns on"), error))?;
-        self.scan_from(stream, DeliverPolicy::ByStartTime { start_time }, 1, headers_only).await
+        self.scan_from(stream, Begin::Since(since), 1, headers_only).await
     }
 
-    async fn scan_from(
-        &self,
-        stream: &str,
-        begin: DeliverPolicy,
-        next: u64,
-        headers_only: bool,
-    ) -> Result<Records, BusError> {
+    async fn scan_from(&self, stream: &str, begin: Begin, next: u64, headers_only: bool) -> Result<Records, BusError> {
         let Some(state) = self.stream_state(stream).await? else { return Ok(futures::stream::empty().boxed()) };
         let last = state.last_sequence;
         if state.messages == 0 || last < next {
@@ -123,8 +145,7 @@ impl Bus {
 
     /// Every message of `stream` from sequence `from` on, and those to come.
     pub async fn follow(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
-        let begin = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
-        let (records, _) = self.follow_from(stream, begin, headers_only).await?;
+        let (records, _) = self.follow_from(stream, Begin::At(from), headers_only).await?;
         Ok(records.map(|next| next.map(|(record, _)| record)).boxed())
     }
 
@@ -132,13 +153,14 @@ impl Bus {
     async fn follow_from(
         &self,
         stream: &str,
-        begin: DeliverPolicy,
+        mut begin: Begin,
         headers_only: bool,
     ) -> Result<(Following, u64), BusError> {
         let what = format!("read the stream {stream}");
         let fail = |why: &dyn std::error::Error| BusError::request(what.clone(), error_chain(why));
         let handle = self.js.get_stream(stream).await.map_err(|error| fail(&error))?;
-        let config = pull::OrderedConfig { deliver_policy: begin, headers_only, ..Default::default() };
+        let deliver_policy = begin.policy().map_err(|error| BusError::request(what.clone(), error))?;
+        let config = pull::OrderedConfig { deliver_policy, headers_only, ..Default::default() };
         let consumer = handle.create_consumer(config).await.map_err(|error| fail(&error))?;
         let waiting = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|error| fail(&error))?;
@@ -160,6 +182,12 @@ impl Bus {
                 body: message.payload,
             };
             Ok((record, pending))
+        });
+        // Where the broker died before the first message came, the client reads everything from the beginning (async-nats 0.51,
+        // `recreate_consumer_stream`).
+        let records = records.filter(move |next: &Result<(Record, u64), BusError>| {
+            let takes = next.as_ref().map_or(true, |(record, _)| begin.takes(record.sequence, record.stored_at));
+            std::future::ready(takes)
         });
         Ok((records.boxed(), waiting))
     }
@@ -259,4 +287,21 @@ impl Bus {
 /// A time as the broker writes it (RFC 3339), Unix ns.
 fn unix_ns(text: &str) -> Option<u64> {
     u64::try_from(parse_rfc3339(text).ok()?.unix_timestamp_nanos()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_not_read_again() {
+        let mut from_the_fifth = Begin::At(5);
+        let taken: Vec<u64> = [1, 4, 5, 6, 6, 3, 8].into_iter().filter(|&at| from_the_fifth.takes(at, 0)).collect();
+        assert_eq!(taken, [5, 6, 8]);
+        let mut since = Begin::Since(70);
+        let stored = [(1, 60), (2, 70), (1, 60), (3, 69)];
+        let taken: Vec<u64> =
+            stored.into_iter().filter(|&(at, when)| since.takes(at, when)).map(|(at, _)| at).collect();
+        assert_eq!(taken, [2, 3], "from then on it goes by the number");
+    }
 }
