@@ -63,6 +63,11 @@ impl Ledger {
         self.items.get(&root).is_some_and(Item::is_complete)
     }
 
+    /// Whether the item was captured, or has an outcome.
+    pub fn knows(&self, root: Id) -> bool {
+        self.items.contains_key(&root)
+    }
+
     /// Items that are known, complete or not.
     pub fn len(&self) -> usize {
         self.items.len()
@@ -251,7 +256,7 @@ from = "extract"
         assert_eq!(ledger.len(), 2);
         assert_eq!((ledger.complete().collect::<Vec<_>>(), ledger.open().collect::<Vec<_>>()), (vec![b], vec![a]));
         ledger.forget(b);
-        assert!(!ledger.is_complete(b));
+        assert!(!ledger.is_complete(b) && !ledger.knows(b) && ledger.knows(a));
         assert_eq!(ledger.len(), 1);
     }
 

@@ -99,6 +99,15 @@ impl Share {
     }
 }
 
+/// A site that a pipeline does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot find the site `{site}` in {}: it has {known}", file.display())]
+pub struct UnknownSite {
+    site: String,
+    file: PathBuf,
+    known: String,
+}
+
 /// Where everything is, worked out once.
 pub struct Plan<'a> {
     pipeline: &'a Pipeline,
@@ -127,17 +136,28 @@ impl Pipeline {
         self.sites.len() > 1
     }
 
-    /// The same as it is seen from another of its sites; `None` where it has no such site.
-    #[must_use]
-    pub fn at(mut self, site: &str) -> Option<Self> {
-        self.site(site)?;
+    /// The names of its sites, for a person.
+    pub fn site_names(&self) -> String {
+        self.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same as it is seen from another of its sites.
+    pub fn at(mut self, site: &str) -> Result<Self, UnknownSite> {
+        if self.site(site).is_none() {
+            return Err(UnknownSite { site: site.into(), known: self.site_names(), file: self.file });
+        }
         site.clone_into(&mut self.here);
-        Some(self)
+        Ok(self)
     }
 
     /// The stages that run where it is seen from.
     pub fn stages_here(&self) -> impl Iterator<Item = &StageSpec> {
         self.stages.iter().filter(|stage| stage.runs_at(&self.here))
+    }
+
+    /// Whether a stage captures where it is seen from.
+    pub fn captures_here(&self, stage: &StageSpec) -> bool {
+        stage.is_source() && stage.runs_at(&self.here)
     }
 
     /// The stage that carries between sites: it runs at every site that dials the hub. None where there is one site.
@@ -199,11 +219,16 @@ impl StageSpec {
         self.sites.iter().any(|known| known == site)
     }
 
-    /// Where it takes what is made at a site: there, where it runs there. (A stage that does not, and runs at several others, is
-    /// refused when the file is read.)
+    /// Where it takes what is made at a site.
     fn takes_at<'a>(&'a self, made: &'a str) -> &'a str {
-        if self.runs_at(made) { made } else { &self.sites[0] }
+        taken_at(&self.sites, made)
     }
+}
+
+/// Where a stage that runs at these sites takes what is made at a site: there, where it runs there. (One that does not, and runs at several
+/// others, is refused when the file is read.)
+pub(crate) fn taken_at<'a>(sites: &'a [String], made: &'a str) -> &'a str {
+    if sites.iter().any(|site| site == made) { made } else { &sites[0] }
 }
 
 impl<'a> Plan<'a> {
@@ -420,7 +445,7 @@ from = "extract"
         assert_eq!((split.here.as_str(), here(&split)), ("cloud", vec!["classify".into(), "cluster".into()]));
         let edge = split.clone().at("edge").unwrap();
         assert_eq!(here(&edge), ["capture", "preprocess", "extract"]);
-        assert!(split.clone().at("moon").is_none());
+        assert!(split.clone().at("moon").is_err());
         let run = edge.of_run("r");
         assert_eq!(
             (run.sites.len(), here(&run).len(), run.is_split()),

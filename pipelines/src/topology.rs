@@ -3,6 +3,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::StageSpec;
 use crate::check::{Check, Draught};
 use crate::fault::{Draft, did_you_mean};
+use crate::sites::taken_at;
 
 /// What is wrong between stages: who takes from whom, where, and on which subjects.
 impl Check<'_, '_> {
@@ -159,17 +160,12 @@ fn made_at<'a>(stages: &'a [Draught<'_>]) -> HashMap<&'a str, BTreeSet<&'a str>>
                 own().collect()
             } else {
                 let before = stage.from.iter().filter_map(|(from, _)| made.get(from.as_str()));
-                before.flatten().map(|site| taken_at(stage, site)).collect()
+                before.flatten().map(|site| taken_at(&stage.sites, site)).collect()
             };
             made.insert(&stage.name, at);
         }
     }
     made
-}
-
-/// Where a stage takes what is made at a site.
-fn taken_at<'a>(stage: &'a Draught<'_>, made: &'a str) -> &'a str {
-    if stage.runs_at(made) { made } else { &stage.sites[0] }
 }
 
 /// The shortest way from `start` back to itself, `start` first; none where it is in no cycle.

@@ -24,6 +24,7 @@ mod own_model;
 mod pipeline_tests;
 mod poison;
 mod power;
+mod reading;
 mod refusals;
 mod relay;
 mod repair;

@@ -61,7 +61,7 @@ fn id(number: usize) -> Id {
 }
 
 /// A feature that `extract` gave at the edge.
-fn feature(number: usize) -> Outgoing {
+pub(crate) fn feature(number: usize) -> Outgoing {
     let vector: Vec<f32> = (0..128).map(|place| (number * 128 + place) as f32).collect();
     let meta = Meta::captured(id(number), "extract", Feature::kind(), 0);
     let mut headers = meta.to_headers();
@@ -75,7 +75,7 @@ fn feature(number: usize) -> Outgoing {
 }
 
 /// Stores features at a site.
-async fn publish(bus: &Bus, numbers: std::ops::Range<usize>) {
+pub(crate) async fn publish(bus: &Bus, numbers: std::ops::Range<usize>) {
     for number in numbers {
         bus.publish(&feature(number)).await.expect("it is stored");
     }

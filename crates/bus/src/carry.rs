@@ -659,14 +659,12 @@ async fn pull(from: End, way: Way, carried: Arc<Carried>, coming: mpsc::Unbounde
             };
             let delivery = match pulled {
                 Ok(delivery) => delivery,
-                // Of a link that is cut nobody says so.
-                Err(why) if from.is_across() => {
-                    tracing::debug!(stream = way.stream, why, "the other site is asked whether it is there");
-                    from.until_it_answers().await;
-                    pull.rest(&why).await;
-                    continue;
-                }
                 Err(why) => {
+                    // Of a link that is cut nobody says so.
+                    if from.is_across() {
+                        tracing::debug!(stream = way.stream, why, "the other site is asked whether it is there");
+                        from.until_it_answers().await;
+                    }
                     pull.rest(&why).await;
                     continue;
                 }

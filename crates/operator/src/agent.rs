@@ -1,16 +1,18 @@
 //! The agent of a site: the only long-lived holder of an operator's rights. It purges what is safe to purge, sets aside what the
 //! broker gave up on, and mends what drifted.
 
+mod copies;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use causeway_bus::{Bus, Record, Snapshot, StreamState, names};
-use causeway_pipelines::{Ledger, Pipeline};
-use causeway_stage::{Heartbeat, Unfolded, give_back_memory, now_ns, read_ledger, read_ledger_since};
-use futures::StreamExt as _;
+use causeway_bus::{Bus, Snapshot, StreamState, names};
+use causeway_pipelines::Pipeline;
+use causeway_stage::{Heartbeat, Unfolded, give_back_memory, now_ns};
 
+use self::copies::{Copies, Goes, Want};
 use crate::drift::Watch;
 use crate::metrics::Told;
 use crate::net::Net;
@@ -29,6 +31,8 @@ struct Agent {
     pipeline: Pipeline,
     /// Captured items whose repair copy went although they were not complete are counted there.
     told: Arc<Told>,
+    /// The oldest copies of each source.
+    copies: HashMap<String, Copies>,
     /// The snapshots of each fold.
     snapshots: HashMap<String, Seen>,
 }
@@ -82,7 +86,7 @@ pub(crate) async fn mend(bus: Bus, pipeline: Pipeline) {
 
 /// Does round after round, for ever.
 pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
-    let mut agent = Agent { bus, pipeline, told, snapshots: HashMap::new() };
+    let mut agent = Agent { bus, pipeline, told, copies: HashMap::new(), snapshots: HashMap::new() };
     let (mut net, mut watch) = (Net::default(), Watch::default());
     let mut round = tokio::time::interval(ROUND_EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,40 +135,62 @@ impl Agent {
 
     async fn purge_captured(&mut self, source: &str) -> anyhow::Result<u64> {
         let stream = names::stream(&self.pipeline.name, source);
-        let Some(state) = self.bus.stream_state(&stream).await? else { return Ok(0) };
+        let Some(mut state) = self.bus.stream_state(&stream).await? else { return Ok(0) };
         let limit = state.max_bytes.unwrap_or(u64::MAX) as f64;
         let too_old = now_ns().saturating_sub(self.pipeline.keep_captured.age.as_nanos() as u64);
         let bytes = state.bytes as f64;
         // An item that is longer than the room above `FULL_SHARE` waits for it all the same.
         let waits = bytes <= limit * FULL_SHARE && state.messages > 0 && self.waits_for_room(source).await?;
-        if state.messages == 0 || (bytes <= limit * FULL_SHARE && !waits && state.first_at >= too_old) {
-            return Ok(0);
-        }
-        let short = bytes > limit * SHORT_SHARE;
-        let floor = self.ack_floor(&stream).await?;
-        let bytes_over = match bytes {
+        let mut over = match bytes {
             _ if waits => (bytes - limit * LEFT_SHARE).max(1.0),
             bytes if bytes > limit * FULL_SHARE => bytes - limit * LEFT_SHARE,
             _ => 0.0,
         };
-        // An item mostly has its outcomes after its copy: so those of before are read only where that does not do.
-        let mut ledger = read_ledger_since(&self.bus, &self.pipeline, state.first_at).await?;
-        let (mut first_kept, mut given_up) =
-            self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, false).await?;
-        if first_kept <= state.first_sequence {
-            ledger = read_ledger(&self.bus, &self.pipeline).await?;
-            (first_kept, given_up) =
-                self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, short).await?;
+        let short = bytes > limit * SHORT_SHARE;
+        let mut purged = 0;
+        while state.messages > 0 && (over > 0.0 || state.first_at < too_old) {
+            let want = Want { bytes: over, too_old, floor: self.ack_floor(&stream).await? };
+            let (goes, more) = self.purge_known(source, state, want, short, waits).await?;
+            purged += goes.first_kept - state.first_sequence;
+            over -= goes.bytes;
+            match self.bus.stream_state(&stream).await? {
+                Some(now) if more => state = now,
+                _ => break,
+            }
         }
-        if waits && first_kept <= state.first_sequence {
-            (first_kept, given_up) = self.first_kept(&stream, state, floor, &ledger, bytes_over, too_old, true).await?;
+        if purged > 0 {
+            tracing::info!(stream, purged, "captured items purged");
         }
-        if first_kept <= state.first_sequence {
-            return Ok(0);
+        Ok(purged)
+    }
+
+    /// Purges of the copies that are known what may go, and says whether there may be more.
+    async fn purge_known(
+        &mut self,
+        source: &str,
+        state: StreamState,
+        want: Want,
+        short: bool,
+        waits: bool,
+    ) -> anyhow::Result<(Goes, bool)> {
+        let (bus, first) = (&self.bus, state.first_sequence);
+        let copies = self.copies.entry(source.into()).or_insert_with(|| Copies::new(&self.pipeline, source));
+        copies.look(bus, &self.pipeline, state).await?;
+        let mut goes = copies.goes(first, want, false);
+        if goes.first_kept == first {
+            copies.look_at_all(bus, &self.pipeline).await?;
+            goes = copies.goes(first, want, short);
         }
-        kept::purged(&self.bus, &stream, first_kept).await?;
-        self.bus.purge_below(&stream, first_kept).await?;
-        let purged = first_kept - state.first_sequence;
+        if goes.first_kept == first && waits {
+            goes = copies.goes(first, want, true);
+        }
+        if goes.first_kept == first {
+            return Ok((goes, false));
+        }
+        let stream = names::stream(&self.pipeline.name, source);
+        kept::purged(bus, &stream, goes.first_kept).await?;
+        bus.purge_below(&stream, goes.first_kept).await?;
+        let given_up = goes.given_up;
         let total = self.told.given_up.fetch_add(given_up, Ordering::Relaxed) + given_up;
         if given_up > 0 {
             tracing::warn!(
@@ -174,8 +200,7 @@ impl Agent {
                 "space is short: repair copies of items without an outcome were removed"
             );
         }
-        tracing::info!(stream, purged, "captured items purged");
-        Ok(purged)
+        Ok((goes, copies.all_go(goes)))
     }
 
     /// Of a fold two snapshots stay, since one may not read, and the changes since the older one; of those before, as many as
@@ -231,51 +256,10 @@ impl Agent {
     /// The last sequence that every taker has acked: nothing beyond it is ever purged.
     async fn ack_floor(&self, stream: &str) -> anyhow::Result<u64> {
         let mut floor = u64::MAX;
-        let wish = layout::streams(&self.pipeline).into_iter().find(|wish| wish.name == stream);
-        for taker in wish.iter().flat_map(|wish| &wish.durables) {
+        for taker in layout::durables_of(&self.pipeline, stream) {
             let durable = self.bus.durable_state(stream, &taker.name).await?;
             floor = floor.min(durable.map_or(0, |durable| durable.ack_floor));
         }
         Ok(floor)
     }
-
-    /// The first sequence that stays: by age and bytes, never beyond the floor, and not beyond the first item without all
-    /// its outcomes unless space is short.
-    #[expect(clippy::too_many_arguments, reason = "each is one of the bounds that the rule names")]
-    async fn first_kept(
-        &self,
-        stream: &str,
-        state: StreamState,
-        floor: u64,
-        ledger: &Ledger,
-        mut bytes_over: f64,
-        too_old: u64,
-        short: bool,
-    ) -> anyhow::Result<(u64, u64)> {
-        let mut first_kept = state.first_sequence;
-        let mut given_up = 0;
-        let mut records = self.bus.scan(stream, state.first_sequence, true).await?;
-        while let Some(record) = records.next().await {
-            let record = record?;
-            let wanted = bytes_over > 0.0 || record.stored_at < too_old;
-            if !wanted || record.sequence > floor {
-                break;
-            }
-            if !is_complete(ledger, stream, &record) {
-                if !short {
-                    break;
-                }
-                given_up += 1;
-            }
-            bytes_over -= record.size as f64;
-            first_kept = record.sequence + 1;
-        }
-        Ok((first_kept, given_up))
-    }
-}
-
-/// A message that carries no id of ours is complete under the id of its place: as a dead letter.
-fn is_complete(ledger: &Ledger, stream: &str, record: &Record) -> bool {
-    let id = record.headers.id(causeway_schemas::header::ID);
-    ledger.is_complete(id.unwrap_or_else(|| causeway_schemas::Id::stored(stream, record.sequence)))
 }

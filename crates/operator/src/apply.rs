@@ -6,7 +6,7 @@ use causeway_bus::{Applied, Bus};
 use causeway_pipelines::Pipeline;
 
 use crate::agent;
-use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs, site_names};
+use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs};
 use crate::layout;
 use crate::metrics::Told;
 
@@ -44,7 +44,7 @@ pub(crate) struct AgentArgs {
 async fn connect(pipeline: &PipelineArgs, place: &PlaceArgs, wait: Duration) -> anyhow::Result<(Pipeline, Bus)> {
     let pipeline = pipeline.load()?;
     if pipeline.is_split() && place.site.is_none() {
-        bail!("cannot tell which site is meant: say it with --site, one of {}", site_names(&pipeline));
+        bail!("cannot tell which site is meant: say it with --site, one of {}", pipeline.site_names());
     }
     let pipeline = place.seen(pipeline)?;
     let nats = place.address(&pipeline).unwrap_or_else(|| DEFAULT_NATS.into());

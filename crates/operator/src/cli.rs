@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::{Override, Pipeline, json_schema, tests_json_schema};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -193,8 +193,7 @@ impl PlaceArgs {
             pipeline.site(&only.name).map(|site| site.name.clone())
         };
         let Some(site) = self.site.clone().or_else(only) else { return Ok(pipeline) };
-        let unknown = unknown_site(&pipeline, &site);
-        pipeline.at(&site).context(unknown)
+        Ok(pipeline.at(&site)?)
     }
 
     /// Where the server is of the site that a pipeline is seen from: as it is named, as a running `up` says, or as the file does.
@@ -215,16 +214,6 @@ impl PlaceArgs {
         let is_written = self.nats.is_some() || is_own().is_none();
         Credentials { file: self.credentials.clone().or_else(|| written().filter(|_| is_written)) }
     }
-}
-
-/// What a site is told by that there is not.
-pub(crate) fn unknown_site(pipeline: &Pipeline, site: &str) -> String {
-    format!("cannot find the site `{site}` in {}: it has {}", pipeline.file.display(), site_names(pipeline))
-}
-
-/// The sites that there are.
-pub(crate) fn site_names(pipeline: &Pipeline) -> String {
-    pipeline.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// A path of a pipeline file: relative ones are relative to its folder.
@@ -333,7 +322,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up_command::run(args).await,
         Command::Apply(args) => apply::apply(args).await,
         Command::Agent(args) => Box::pin(apply::agent(args)).await,
-        Command::Enrol(args) => people::enrol(args).await,
+        Command::Enrol(args) => Box::pin(people::enrol(args)).await,
         Command::People(args) => people::people(args).await,
         Command::Forget(args) => people::forget(args).await,
         Command::Init(args) => init::init(&args),

@@ -51,6 +51,16 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
     wishes
 }
 
+/// The durables of a stream that lies here.
+pub(crate) fn durables_of(pipeline: &Pipeline, stream: &str) -> Vec<DurableWish> {
+    streams(pipeline).into_iter().find(|wish| wish.name == stream).map(|wish| wish.durables).unwrap_or_default()
+}
+
+/// What fills a stream: a stage, or `empty` and its like.
+pub(crate) fn filled_by<'a>(pipeline: &Pipeline, stream: &'a str) -> &'a str {
+    stream.strip_prefix(&names::stream(&pipeline.name, "")).unwrap_or(stream)
+}
+
 /// Empties, dead letters, and receipts of those that lie elsewhere.
 fn of_ends(pipeline: &Pipeline, plan: &Plan<'_>) -> Vec<(&'static str, Retention, Vec<DurableWish>)> {
     // A letter of a message that was sent again, and fails again, takes the place of the one before.
@@ -69,7 +79,7 @@ fn outcome(pipeline: &Pipeline) -> Retention {
 fn retention(pipeline: &Pipeline, stage: &StageSpec) -> Retention {
     if pipeline.is_final(&stage.name) {
         outcome(pipeline)
-    } else if stage.is_source() && stage.runs_at(&pipeline.here) {
+    } else if pipeline.captures_here(stage) {
         Retention::Capture { bytes: pipeline.keep_captured.bytes }
     } else {
         Retention::Link { bytes: stage.link_bytes }

@@ -277,10 +277,7 @@ impl Told {
         let (pending, unacked, redelivered, floor, waiting) = (family(), family(), family(), family(), family());
         for (bus, pipeline) in &self.sites {
             for stream in layout::streams(pipeline) {
-                let of = |name: &str| names::stream(&pipeline.name, name);
-                let links =
-                    pipeline.stages.iter().map(|stage| stage.name.as_str()).chain([names::EMPTY, names::RECEIPT]);
-                let Some(from) = links.into_iter().find(|name| of(name) == stream.name) else { continue };
+                let from = layout::filled_by(pipeline, &stream.name);
                 for taker in &stream.durables {
                     let Some(state) = bus.durable_state(&stream.name, &taker.name).await? else { continue };
                     let (stage, from, site) = (taker.name.clone(), from.to_owned(), pipeline.here.clone());
@@ -336,7 +333,7 @@ impl Told {
 /// The streams of a pipeline, by what fills them, with their sort.
 fn sorts(pipeline: &Pipeline) -> Vec<(&str, &'static str)> {
     let stages = pipeline.stages.iter().map(|stage| {
-        let sort = if stage.is_source() && stage.runs_at(&pipeline.here) {
+        let sort = if pipeline.captures_here(stage) {
             "capture"
         } else if pipeline.is_final(&stage.name) {
             "outcome"

@@ -1,6 +1,6 @@
 //! The net under everything: what the broker gave up on, and what no client can read, becomes a dead letter, so that it shows.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use causeway_bus::{Bus, DurableState, RawRecord, names};
 use causeway_pipelines::{Pipeline, StageSpec};
@@ -41,8 +41,10 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct Net {
     /// What it removed itself: the broker tells of that too.
     own: HashSet<(String, u64)>,
-    /// The message that each durable waits for and that was not there at the last look, by stream and durable.
-    missing: HashMap<(String, String), u64>,
+    /// The message that each durable waits for, by stream and durable, and whether it was not there at the last look.
+    waits_for: HashMap<(String, String), (u64, bool)>,
+    /// Messages that were delivered again and can be read, by stream: they are long, and not read once more.
+    readable: HashMap<String, BTreeSet<u64>>,
 }
 
 impl Net {
@@ -113,10 +115,10 @@ impl Net {
             ("max-deliveries", format!("the broker delivered it {deliveries} times without an answer, and gave up"))
         };
         set_aside(bus, pipeline, taker, (stream, *stream_seq), &message, reason, detail, *deliveries).await?;
-        if !(giver.is_source() && giver.runs_at(&pipeline.here)) {
+        if !pipeline.captures_here(giver) {
             // Nobody will ack it for this taker, so it would lie in the link for ever.
-            let wish = layout::streams(pipeline).into_iter().find(|wish| wish.name == *stream);
-            for other in wish.iter().flat_map(|wish| &wish.durables).filter(|other| other.name != *consumer) {
+            let others = layout::durables_of(pipeline, stream).into_iter().filter(|other| other.name != *consumer);
+            for other in others {
                 let durable = bus.durable_state(stream, &other.name).await?;
                 if durable.is_none_or(|durable| durable.ack_floor < *stream_seq) {
                     return Ok(false);
@@ -137,16 +139,22 @@ impl Net {
             if bus.stream_state(&stream).await?.is_none() {
                 continue;
             }
+            let mut lowest = u64::MAX;
             for taker in &wish.durables {
                 let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
+                lowest = lowest.min(durable.ack_floor);
                 self.missing(bus, &stream, &taker.name, &durable).await?;
                 if durable.redelivered == 0 {
                     continue;
                 }
                 let last = durable.delivered.min(durable.ack_floor + LOOKED_AT);
                 for sequence in durable.ack_floor + 1..=last {
+                    if self.readable.get(&stream).is_some_and(|readable| readable.contains(&sequence)) {
+                        continue;
+                    }
                     let Some(message) = bus.raw_message_at(&stream, sequence).await? else { continue };
                     if message.is_readable() {
+                        self.readable.entry(stream.clone()).or_default().insert(sequence);
                         continue;
                     }
                     for taker in pipeline.takers(&giver.name) {
@@ -155,26 +163,35 @@ impl Net {
                         let place = (stream.as_str(), sequence);
                         set_aside(bus, pipeline, taker, place, &message, "unreadable-headers", detail, 1).await?;
                     }
-                    if giver.is_source() && giver.runs_at(&pipeline.here) {
+                    if pipeline.captures_here(giver) {
                         kept::removed(bus, &stream, &[(sequence, sequence)]).await?;
                     }
                     self.remove(bus, &stream, sequence).await?;
                 }
             }
+            if let Some(readable) = self.readable.get_mut(&stream) {
+                readable.retain(|&sequence| sequence > lowest);
+            }
         }
         Ok(())
     }
 
-    /// A durable waits for ever for a message that it delivered once and whose bytes the disk has changed since. At the second look
-    /// it is acked; its item is open then, and `reconcile` runs it again.
+    /// A durable waits for ever for a message that it delivered once and whose bytes the disk has changed since. Once it has waited for
+    /// it from one look to the next, the message is read; if it is not there twice it is acked: its item is open then, and `reconcile`
+    /// runs it again.
     async fn missing(&mut self, bus: &Bus, stream: &str, taker: &str, durable: &DurableState) -> anyhow::Result<()> {
         let place = (stream.to_owned(), taker.to_owned());
+        if durable.unacked == 0 {
+            self.waits_for.remove(&place);
+            return Ok(());
+        }
         // The lowest that is not acked.
         let sequence = durable.ack_floor + 1;
-        let is_missing = durable.unacked > 0 && bus.raw_message_at(stream, sequence).await?.is_none();
-        if !is_missing {
-            self.missing.remove(&place);
-        } else if self.missing.insert(place, sequence) == Some(sequence) {
+        let before = self.waits_for.get(&place).filter(|(before, _)| *before == sequence);
+        let was_missing = before.is_some_and(|&(_, was_missing)| was_missing);
+        let is_missing = before.is_some() && bus.raw_message_at(stream, sequence).await?.is_none();
+        self.waits_for.insert(place, (sequence, is_missing));
+        if is_missing && was_missing {
             tracing::warn!(
                 stream,
                 sequence,

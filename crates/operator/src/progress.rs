@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use causeway_bus::{Bus, BusError, TakerSort, names};
+use causeway_bus::{Bus, BusError, TakerSort};
 use causeway_pipelines::{Pipeline, RELAY};
 use causeway_stage::Heartbeat;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -177,10 +177,10 @@ fn in_order(sites: &[(Bus, Pipeline)]) -> Vec<(&Bus, String, String, TakerSort)>
     for (bus, pipeline) in sites {
         let is_hub = pipeline.hub().name == pipeline.here;
         for stream in layout::streams(pipeline) {
-            let of = |name: &str| names::stream(&pipeline.name, name);
-            let stages = pipeline.stages.iter().map(|stage| stage.name.as_str());
+            let filled_by = layout::filled_by(pipeline, &stream.name);
+            let link = pipeline.stages.iter().position(|stage| stage.name == filled_by);
             // What is no stage's is behind all that is.
-            let link = stages.chain([names::EMPTY, names::RECEIPT]).position(|name| of(name) == stream.name);
+            let link = link.unwrap_or(pipeline.stages.len());
             for durable in stream.durables {
                 let stop = match (is_hub, durable.taker) {
                     (false, TakerSort::Relay) => 0,

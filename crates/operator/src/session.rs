@@ -114,9 +114,7 @@ impl Session {
         };
         let mut sites = Vec::new();
         for name in names {
-            let known = || crate::cli::unknown_site(&pipeline, &name);
-            let there = pipeline.clone().at(&name).with_context(known)?;
-            sites.push(OpenSite::open(there, &home, place).await?);
+            sites.push(OpenSite::open(pipeline.clone().at(&name)?, &home, place).await?);
         }
         let hub = &pipeline.hub().name;
         let main = sites.iter().find(|site| site.pipeline.here == *hub).unwrap_or(&sites[0]);
@@ -248,8 +246,8 @@ fn check_models(pipeline: &Pipeline, models: &Path, site: Option<&str>) -> anyho
 /// The relay of an edge that is run alone has somebody to dial.
 fn check_hub(pipeline: &Pipeline, site: Option<&str>) -> anyhow::Result<()> {
     let hub = pipeline.hub();
-    let is_known = site.is_none_or(|site| site == hub.name) || hub.address.is_some() || std::env::var_os(HUB).is_some();
-    if !is_known && pipeline.site(site.unwrap_or_default()).is_some() {
+    let dials = site.and_then(|site| pipeline.site(site)).is_some_and(|site| !site.is_hub);
+    if dials && hub.address.is_none() && std::env::var_os(HUB).is_none() {
         bail!(
             "cannot tell where the hub is: no address of {0} is known; write address = \"nats://HOST:4222\" under [site.{0}], or set {HUB}",
             hub.name

@@ -99,7 +99,7 @@ async fn connect_all(
 ) -> anyhow::Result<Vec<(Connection, Pipeline)>> {
     let is_asked = |_: &&Running| place.site.is_none() && place.nats.is_none();
     let here = running.filter(is_asked).into_iter().flat_map(|running| &running.sites);
-    let mut sites: Vec<Pipeline> = here.filter_map(|site| pipeline.clone().at(&site.name)).collect();
+    let mut sites: Vec<Pipeline> = here.filter_map(|site| pipeline.clone().at(&site.name).ok()).collect();
     if sites.is_empty() {
         sites.push(pipeline.clone());
     }

@@ -129,11 +129,7 @@ fn load(args: &Args, uses: &str) -> anyhow::Result<Pipeline> {
         _ => None,
     };
     let pipeline = match args.site.clone().or_else(only) {
-        Some(site) => {
-            let known = pipeline.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ");
-            let unknown = format!("cannot find the site `{site}` in {}: it has {known}", args.pipeline.display());
-            pipeline.at(&site).context(unknown)?
-        }
+        Some(site) => pipeline.at(&site)?,
         None => pipeline,
     };
     Ok(match &args.run {

@@ -44,7 +44,7 @@ pub use fold_life::fold_main;
 pub use memory::{give_back_memory, keep_memory};
 pub use metrics::Heartbeat;
 pub use once::{OnceAnswer, OnceInput, OnceMessage};
-pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger, read_ledger_since};
+pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger};
 pub use relay_life::{Carrying, relay_main};
 pub use reporter::Reporter;
 pub use source_life::source_main;

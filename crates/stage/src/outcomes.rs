@@ -128,14 +128,9 @@ pub fn outcome_streams(pipeline: &Pipeline) -> Vec<String> {
 
 /// The ledger of all outcomes that are stored now.
 pub async fn read_ledger(bus: &Bus, pipeline: &Pipeline) -> Result<Ledger, BusError> {
-    read_ledger_since(bus, pipeline, 0).await
-}
-
-/// The ledger of the outcomes that were stored at `since` or later, Unix time in ns by the broker's clock.
-pub async fn read_ledger_since(bus: &Bus, pipeline: &Pipeline, since: u64) -> Result<Ledger, BusError> {
     let mut ledger = Ledger::new(pipeline);
     for stream in outcome_streams(pipeline) {
-        let mut records = bus.scan_since(&stream, since, true).await?;
+        let mut records = bus.scan(&stream, 1, true).await?;
         while let Some(record) = records.next().await {
             if let Some(outcome) = outcome_of(&record?.headers) {
                 ledger.outcome(&outcome);

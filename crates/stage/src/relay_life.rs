@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REACH: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 /// One stream on its way to another site, as a relay says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carrying {
     /// The stage whose messages they are; `empty`, `receipt`.
     pub stream: String,
@@ -148,17 +148,8 @@ fn carry(env: &Arc<Env>, here: &SiteSpec, line: &Arc<Line>, carriers: &mut JoinS
             };
             let carrier =
                 if is_up { Carrier::new(&mine, &hub, &way, &up) } else { Carrier::new(&hub, &mine, &way, &down) };
-            let told = Carrying {
-                stream: stream.into(),
-                from: from.into(),
-                to: to.into(),
-                messages: 0,
-                bytes: 0,
-                again: 0,
-                held: 0,
-                waiting: 0,
-                trouble: None,
-            };
+            let (stream, from, to) = (stream.into(), from.into(), to.into());
+            let told = Carrying { stream, from, to, ..Carrying::default() };
             carriages.push(Carriage { told, carried: carrier.carried() });
             let stop = env.stop.clone();
             carriers.spawn(carrier.run(async move { stop.cancelled().await }));

@@ -8,7 +8,6 @@ use anyhow::{Context as _, bail};
 use causeway_bus::server::{MEMORY, MEMORY_LIMIT};
 use causeway_pipelines::{Input as Named, Pipeline, StageSpec};
 
-use crate::cli::site_names;
 use crate::input::has_password;
 use crate::session::absolute;
 
@@ -135,7 +134,7 @@ impl Compose<'_> {
             bail!(
                 "cannot write one compose file for {} sites ({}): it is for one machine so far",
                 pipeline.sites.len(),
-                site_names(pipeline)
+                pipeline.site_names()
             );
         };
         let file = format!("{}.toml", pipeline.name);

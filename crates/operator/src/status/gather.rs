@@ -249,7 +249,7 @@ async fn stage(
 }
 
 async fn stream_of(bus: &Bus, pipeline: &Pipeline, spec: &StageSpec) -> anyhow::Result<StreamStatus> {
-    let is_capture = spec.is_source() && spec.runs_at(&pipeline.here);
+    let is_capture = pipeline.captures_here(spec);
     let is_link = !is_capture && !pipeline.is_final(&spec.name);
     let kept = if is_link {
         None
@@ -279,7 +279,7 @@ async fn own_stream(
     whole: &str,
     max_bytes: Option<u64>,
 ) -> anyhow::Result<StreamStatus> {
-    let name = whole.strip_prefix(&names::stream(&pipeline.name, "")).unwrap_or(whole);
+    let name = crate::layout::filled_by(pipeline, whole);
     let status = stream(bus, pipeline, name, false, None).await?;
     Ok(StreamStatus { state: status.state.map(|state| StreamState { max_bytes, ..state }), ..status })
 }
