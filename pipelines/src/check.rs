@@ -3,6 +3,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -13,14 +14,14 @@ use toml::de::{DeTable, DeValue};
 use crate::fault::{Draft, Findings, MAX_FILE_BYTES, PipelineError, SEPARATOR, did_you_mean};
 use crate::form::{WrittenKeep, WrittenKeeps, WrittenPipeline, WrittenSite, WrittenStage};
 use crate::pipeline::{
-    DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, defaults,
+    DEFAULT_COPIES, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Written, defaults,
 };
 use crate::registry::{STAGE_KEYS, USES, Use};
 use crate::test_spec::TestSpec;
 use crate::tests_form::WrittenTests;
 use crate::topology::in_graph_order;
 use crate::written::{self, Override, in_file_order, merge, read, span_of};
-use crate::{Batch, Keep, Pipeline, SiteSpec, StageSpec};
+use crate::{Batch, Keep, Pipeline, Placement, SiteSpec, StageSpec};
 
 /// Most stages of one pipeline: some tens of times what people write.
 const MAX_STAGES: usize = 256;
@@ -120,6 +121,7 @@ fn load_tests(path: &Path, stages: &DeTable<'_>, pipeline: &Pipeline) -> Result<
 /// A file with the overrides of the command line behind it.
 struct Text {
     path: PathBuf,
+    written: Arc<Written>,
     whole: String,
     /// Where the file ends and is no UTF-8 any more.
     broken: Option<usize>,
@@ -138,14 +140,15 @@ impl Text {
         let broken = std::str::from_utf8(bytes).err().map(|error| error.valid_up_to());
         let file = String::from_utf8_lossy(bytes);
         let whole = format!("{file}{SEPARATOR}{}", written::overrides_text(overrides));
-        Ok(Self { path: path.into(), broken, file_len: file.len(), whole })
+        let written = Arc::new(Written { bytes: bytes.into(), overrides: overrides.into() });
+        Ok(Self { path: path.into(), written, broken, file_len: file.len(), whole })
     }
 
     fn pipeline(&self, overrides: &[Override]) -> Result<Pipeline, PipelineError> {
         let mut findings = self.findings();
         let root = self.parse(&mut findings);
         let root = root.map(|root| self.merged(root, overrides, &mut findings));
-        let pipeline = root.map(|root| Check { findings: &mut findings }.pipeline(&self.path, &root));
+        let pipeline = root.map(|root| Check { findings: &mut findings }.pipeline(self, &root));
         pipeline.filter(|_| findings.is_empty()).ok_or_else(|| findings.into_error())
     }
 
@@ -157,7 +160,7 @@ impl Text {
         let mut findings = self.findings();
         let Some(root) = self.parse(&mut findings) else { return Err(vec![findings.into_error()]) };
         let root = self.merged(root, overrides, &mut findings);
-        let pipeline = Check { findings: &mut findings }.pipeline(&self.path, &root);
+        let pipeline = Check { findings: &mut findings }.pipeline(self, &root);
         let mut tests = Check { findings: &mut findings }.tests(root.get_ref(), root.get_ref(), &pipeline, &self.path);
         let mut errors = Vec::new();
         if !findings.is_empty() {
@@ -245,7 +248,7 @@ pub(crate) struct Check<'f, 'i> {
 }
 
 impl Check<'_, '_> {
-    fn pipeline(&mut self, path: &Path, root: &Spanned<DeTable<'_>>) -> Pipeline {
+    fn pipeline(&mut self, text: &Text, root: &Spanned<DeTable<'_>>) -> Pipeline {
         let written = read::<WrittenPipeline>(root, None, &[], self.findings);
         let mut are_sites_read = false;
         let (name, keep, sites) = match written {
@@ -271,7 +274,7 @@ impl Check<'_, '_> {
         let hub = sites.iter().find(|site| site.is_hub).unwrap_or(&sites[0]);
         Pipeline {
             name,
-            file: path.into(),
+            file: text.path.clone(),
             here: hub.name.clone(),
             sites,
             stages: in_graph_order(&mut stages),
@@ -280,6 +283,8 @@ impl Check<'_, '_> {
             keep_changes: self.changes(root.get_ref(), keep.changes),
             copies: self.copies(root.get_ref(), keep.copies),
             sync: keep.sync.unwrap_or_default(),
+            placement: Placement::default(),
+            written: Arc::clone(&text.written),
         }
     }
 
@@ -538,6 +543,7 @@ impl Check<'_, '_> {
             max_process: written.max_process_ms.map_or(defaults::MAX_PROCESS, Duration::from_millis),
             quarantine_bytes: written.quarantine_bytes.map_or(defaults::QUARANTINE_BYTES, |bytes| bytes.0),
             folds: uses.folds,
+            moves_to: Vec::new(),
             options: toml::Table::new(),
         });
     }

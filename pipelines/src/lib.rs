@@ -4,6 +4,7 @@ mod check;
 mod fault;
 mod form;
 mod graph;
+mod handover;
 mod input;
 mod labels;
 mod ledger;
@@ -11,6 +12,7 @@ mod manifest;
 mod options;
 mod parts;
 mod pipeline;
+mod placement;
 mod recipe;
 mod registry;
 mod schema;
@@ -22,6 +24,7 @@ mod topology;
 mod written;
 
 pub use fault::{Fault, Faults, MAX_FILE_BYTES, PipelineError, did_you_mean};
+pub use handover::{Begins, Ends, Handover, HandoverError};
 pub use input::{Input, InputError, SCHEMES};
 pub use ledger::{Ledger, Outcome};
 pub use manifest::{Manifest, ManifestError, Task};
@@ -33,6 +36,7 @@ pub use pipeline::{
     Batch, DEFAULT_KEEP_CAPTURED, DEFAULT_KEEP_CHANGES, DEFAULT_KEEP_OUTCOMES, DEFAULT_SITE, Keep, Pipeline, StageSpec,
     Sync, defaults,
 };
+pub use placement::{Moving, Phase, Placement};
 pub use recipe::{Colour, InputSpec, LabelsSpec, Layout, OutputSpec};
 pub use registry::{USES, Use};
 pub use schema::{json_schema, tests_json_schema};

@@ -1,8 +1,9 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Override, PipelineError, RELAY, SiteSpec, TestSpec, check};
+use crate::{Override, PipelineError, Placement, RELAY, SiteSpec, TestSpec, check};
 
 /// The one site of a pipeline file that names none.
 pub const DEFAULT_SITE: &str = "edge";
@@ -65,6 +66,17 @@ pub struct Pipeline {
     pub copies: usize,
     /// When the server that `up` starts writes to disk for good.
     pub sync: Sync,
+    /// What was moved from where the file says, and what is on the move.
+    pub placement: Placement,
+    /// What it was read from.
+    pub(crate) written: Arc<Written>,
+}
+
+/// What a pipeline was read from.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) overrides: Vec<Override>,
 }
 
 /// When a server writes what it stores to disk for good.
@@ -142,6 +154,8 @@ pub struct StageSpec {
     pub quarantine_bytes: u64,
     /// Whether it folds: one writer with a changelog.
     pub folds: bool,
+    /// Where it is on the move to; no site where it is not.
+    pub moves_to: Vec<String>,
     /// The other keys of its table, checked against the options of what it uses.
     pub(crate) options: toml::Table,
 }
@@ -189,7 +203,9 @@ impl Pipeline {
         }
         for stage in &mut self.stages {
             stage.sites = vec![self.here.clone()];
+            stage.moves_to.clear();
         }
+        self.placement = Placement::default();
         self
     }
 

@@ -108,12 +108,49 @@ pub struct UnknownSite {
     known: String,
 }
 
-/// Where everything is, worked out once.
+/// Where everything is, worked out once. While a stage is handed over both where it was and where it will be.
 pub struct Plan<'a> {
     pipeline: &'a Pipeline,
-    /// By capture site: at which sites each stage handles, or captures, what was captured there.
-    handled: BTreeMap<&'a str, BTreeMap<&'a str, BTreeSet<&'a str>>>,
+    handled: Vec<Handled<'a>>,
 }
+
+/// Where what is captured at a site is handled.
+struct Handled<'a> {
+    captured: &'a str,
+    when: When,
+    /// At which sites each stage handles, or captures, it.
+    at: BTreeMap<&'a str, BTreeSet<&'a str>>,
+}
+
+/// Which sites of a stage that is on the move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Those that it has.
+    Before,
+    /// Those that it will have.
+    After,
+}
+
+/// One way of a message: from where it is made to who wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Route<'a> {
+    made: &'a str,
+    wanted: &'a str,
+    /// The stage that takes it there; none where it is read.
+    taker: Option<&'a str>,
+}
+
+/// For whom somebody takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum For<'a> {
+    /// This stage.
+    Stage(&'a str),
+    /// Who reads outcomes at this site.
+    Readers(&'a str),
+}
+
+/// What somebody takes: of what was captured there, and for whom.
+pub(crate) type Served<'a> = BTreeSet<(&'a str, For<'a>)>;
 
 impl Pipeline {
     /// The site of this name.
@@ -176,6 +213,7 @@ impl Pipeline {
             max_process: defaults::MAX_PROCESS,
             quarantine_bytes: defaults::QUARANTINE_BYTES,
             folds: false,
+            moves_to: Vec::new(),
             options: toml::Table::new(),
         })
     }
@@ -191,13 +229,20 @@ impl Pipeline {
 
     /// Where everything is.
     pub fn plan(&self) -> Plan<'_> {
+        self.plan_of(if self.is_handed_over() { &[When::Before, When::After] } else { &[When::Before] })
+    }
+
+    pub(crate) fn plan_of(&self, when: &[When]) -> Plan<'_> {
         let captures = self.stages.iter().filter(|stage| stage.is_source()).flat_map(|stage| &stage.sites);
         let captures: BTreeSet<&str> = captures.map(String::as_str).collect();
-        Plan { pipeline: self, handled: captures.into_iter().map(|at| (at, self.handled(at))).collect() }
+        let each = |captured| when.iter().map(move |&when| (captured, when));
+        let handled = captures.into_iter().flat_map(each);
+        let handled = handled.map(|(captured, when)| Handled { captured, when, at: self.handled(captured, when) });
+        Plan { pipeline: self, handled: handled.collect() }
     }
 
     /// At which sites each stage handles what was captured at one.
-    fn handled<'a>(&'a self, captured: &'a str) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    fn handled<'a>(&'a self, captured: &'a str, when: When) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
         let mut handled: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         // Graph order: all that a stage takes from is known.
         for stage in &self.stages {
@@ -205,7 +250,7 @@ impl Pipeline {
                 stage.runs_at(captured).then_some(captured).into_iter().collect()
             } else {
                 let before = stage.from.iter().filter_map(|from| handled.get(from.as_str()));
-                before.flatten().map(|made| stage.takes_at(made)).collect()
+                before.flatten().map(|made| stage.takes_at(made, when)).collect()
             };
             handled.insert(&stage.name, at);
         }
@@ -214,14 +259,19 @@ impl Pipeline {
 }
 
 impl StageSpec {
-    /// Whether it runs at a site.
+    /// Whether it runs at a site, also where it only gets ready there to take over.
     pub fn runs_at(&self, site: &str) -> bool {
-        self.sites.iter().any(|known| known == site)
+        self.sites.iter().chain(&self.moves_to).any(|known| known == site)
+    }
+
+    /// Its sites, before or after a move.
+    pub(crate) fn sites_of(&self, when: When) -> &[String] {
+        if when == When::After && !self.moves_to.is_empty() { &self.moves_to } else { &self.sites }
     }
 
     /// Where it takes what is made at a site.
-    fn takes_at<'a>(&'a self, made: &'a str) -> &'a str {
-        taken_at(&self.sites, made)
+    fn takes_at<'a>(&'a self, made: &'a str, when: When) -> &'a str {
+        taken_at(self.sites_of(when), made)
     }
 }
 
@@ -234,26 +284,35 @@ pub(crate) fn taken_at<'a>(sites: &'a [String], made: &'a str) -> &'a str {
 impl<'a> Plan<'a> {
     /// What a site has of a flow; `None` where it has nothing of it.
     pub fn share(&self, flow: Flow<'_>, site: &str) -> Option<Share> {
-        let mut share = Share::default();
-        let mut takers: BTreeMap<Who, BTreeSet<String>> = BTreeMap::new();
-        for (&captured, handled) in &self.handled {
-            for (made, wanted) in self.ways(flow, captured, handled) {
-                let stops = self.stops(made, wanted);
+        let (mut share, mut takers) = (Share::default(), BTreeMap::new());
+        for handled in &self.handled {
+            for route in self.routes(flow, handled) {
+                let stops = self.stops(route.made, route.wanted);
                 let Some(place) = stops.iter().position(|&stop| stop == site) else { continue };
-                share.captured.insert(captured.into());
-                if let Some(&next) = stops.get(place + 1) {
-                    takers.entry(Who::Site(next.into())).or_default().insert(captured.into());
-                }
-            }
-            for taker in self.takers(flow) {
-                let made = handled_by(handled, flow);
-                if made.iter().any(|made| taker.takes_at(made) == site) {
-                    takers.entry(Who::Stage(taker.name.clone())).or_default().insert(captured.into());
+                share.captured.insert(handled.captured.into());
+                if let Some(who) = Who::of(route, &stops, place) {
+                    takers.entry(who).or_insert_with(BTreeSet::new).insert(handled.captured.into());
                 }
             }
         }
         share.takers = takers.into_iter().map(|(who, captured)| Taker { who, captured }).collect();
         (!share.captured.is_empty()).then_some(share)
+    }
+
+    /// What each taker of a flow takes at a site.
+    pub(crate) fn served(&self, flow: Flow<'_>, site: &str) -> BTreeMap<Who, Served<'_>> {
+        let mut served: BTreeMap<Who, Served<'_>> = BTreeMap::new();
+        for handled in &self.handled {
+            for route in self.routes(flow, handled) {
+                let stops = self.stops(route.made, route.wanted);
+                let place = stops.iter().position(|&stop| stop == site);
+                if let Some(who) = place.and_then(|place| Who::of(route, &stops, place)) {
+                    let whose = route.taker.map_or(For::Readers(route.wanted), For::Stage);
+                    served.entry(who).or_default().insert((handled.captured, whose));
+                }
+            }
+        }
+        served
     }
 
     /// The stages whose messages a stage takes at the site that the pipeline is seen from.
@@ -282,26 +341,21 @@ impl<'a> Plan<'a> {
         crossings
     }
 
-    /// From where to where what was captured at a site goes.
-    fn ways<'b>(
-        &'b self,
-        flow: Flow<'_>,
-        captured: &'b str,
-        handled: &BTreeMap<&'b str, BTreeSet<&'b str>>,
-    ) -> BTreeSet<(&'b str, &'b str)> {
+    /// The ways of what was captured at a site.
+    fn routes<'b>(&'b self, flow: Flow<'_>, handled: &'b Handled<'_>) -> BTreeSet<Route<'b>> {
         let hub = self.pipeline.hub().name.as_str();
-        let mut ways = BTreeSet::new();
-        for made in handled_by(handled, flow) {
-            let mut is_taken = false;
-            for taker in self.takers(flow) {
-                is_taken = true;
-                ways.insert((made, taker.takes_at(made)));
-            }
-            if !is_taken {
-                ways.extend([(made, hub), (made, captured)]);
+        let mut routes = BTreeSet::new();
+        let takers = self.takers(flow);
+        for made in handled_by(&handled.at, flow) {
+            routes.extend(takers.iter().map(|taker| {
+                let wanted = taker.takes_at(made, handled.when);
+                Route { made, wanted, taker: Some(&taker.name) }
+            }));
+            if takers.is_empty() {
+                routes.extend([hub, handled.captured].map(|wanted| Route { made, wanted, taker: None }));
             }
         }
-        ways
+        routes
     }
 
     /// Who takes what a stage gives.
@@ -321,6 +375,16 @@ impl<'a> Plan<'a> {
     }
 }
 
+impl Who {
+    /// Who takes on a way at one of its stops: a relay to the next one, or at the last the stage that wants it.
+    fn of(route: Route<'_>, stops: &[&str], place: usize) -> Option<Self> {
+        match stops.get(place + 1) {
+            Some(&next) => Some(Self::Site(next.into())),
+            None => route.taker.map(|stage| Self::Stage(stage.into())),
+        }
+    }
+}
+
 /// Where a flow is made.
 fn handled_by<'b>(handled: &BTreeMap<&'b str, BTreeSet<&'b str>>, flow: Flow<'_>) -> BTreeSet<&'b str> {
     match flow {
@@ -329,18 +393,14 @@ fn handled_by<'b>(handled: &BTreeMap<&'b str, BTreeSet<&'b str>>, flow: Flow<'_>
     }
 }
 
+/// Face pipelines for tests.
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+pub(crate) struct TestSites;
 
-    use super::*;
-
-    /// A face pipeline with its stages at these sites.
-    fn pipeline(sites: &str, at: [&str; 5]) -> Pipeline {
-        read(sites, at).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn read(sites: &str, at: [&str; 5]) -> Result<Pipeline, crate::PipelineError> {
+#[cfg(test)]
+impl TestSites {
+    /// With its stages at these sites.
+    pub(crate) fn read(sites: &str, at: [&str; 5]) -> Result<Pipeline, crate::PipelineError> {
         let [capture, preprocess, extract, classify, cluster] = at;
         let text = format!(
             r#"
@@ -365,6 +425,17 @@ from = "extract"
 "#
         );
         Pipeline::of_bytes(text.as_bytes(), &[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pipeline(sites: &str, at: [&str; 5]) -> Pipeline {
+        TestSites::read(sites, at).unwrap_or_else(|error| panic!("{error}"))
     }
 
     const TWO: &str = "[site.edge]\n[site.cloud]\nhub = true";
@@ -456,7 +527,8 @@ from = "extract"
 
     /// The sites that a flow comes to, from where it is made, by following relays.
     fn reached(plan: &Plan<'_>, flow: Flow<'_>, captured: &str) -> BTreeSet<String> {
-        let made = handled_by(&plan.handled[captured], flow);
+        let handled = plan.handled.iter().find(|handled| handled.captured == captured).unwrap();
+        let made = handled_by(&handled.at, flow);
         let mut reached: BTreeSet<String> = made.into_iter().map(ToOwned::to_owned).collect();
         loop {
             let shares = reached.iter().filter_map(|site| plan.share(flow, site));
@@ -485,16 +557,16 @@ from = "extract"
                 1 => "cloud",
                 edge => names[(edge - 2) % edges].as_str(),
             };
-            let Ok(pipeline) = read(&(tables + "[site.cloud]\nhub = true"), at.map(place)) else { return Ok(()) };
+            let Ok(pipeline) = TestSites::read(&(tables + "[site.cloud]\nhub = true"), at.map(place)) else { return Ok(()) };
             let plan = pipeline.plan();
-            for captured in plan.handled.keys() {
+            for Handled { captured, at, .. } in &plan.handled {
                 for stage in &pipeline.stages {
                     let flow = Flow::Stage(&stage.name);
                     let there = reached(&plan, flow, captured);
                     let takers = plan.takers(flow);
-                    for made in handled_by(&plan.handled[captured], flow) {
+                    for made in handled_by(at, flow) {
                         for taker in &takers {
-                            let wanted = taker.takes_at(made);
+                            let wanted = taker.takes_at(made, When::Before);
                             let share = plan.share(flow, wanted).expect("some of it lies there");
                             let is_it = |one: &&Taker| one.who == Who::Stage(taker.name.clone());
                             let taken = share.takers.iter().find(is_it).is_some_and(|one| one.captured.contains(*captured));

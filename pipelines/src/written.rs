@@ -26,6 +26,13 @@ impl Override {
         Self { stage: stage.into(), key: key.into(), value: value.into(), literal: true }
     }
 
+    /// Sets the sites of a stage.
+    pub(crate) fn sites(stage: &str, sites: &[String]) -> Self {
+        // Names of sites have nothing in them that TOML would take for something else.
+        let names: Vec<String> = sites.iter().map(|site| format!("{site:?}")).collect();
+        Self { stage: stage.into(), key: "site".into(), value: format!("[{}]", names.join(", ")), literal: false }
+    }
+
     /// As typed: where it begins to be the value, and the whole.
     fn typed(&self) -> (usize, String) {
         let head = format!("{}.{}=", self.stage, self.key);

@@ -263,8 +263,9 @@ pub async fn relay_durable(bus: &Bus, stage: &str) {
         name: names::stream("faces", stage),
         subjects: vec![names::link("faces", link)],
         retention,
-        durables: vec![DurableWish { name: RELAY.into(), taker: TakerSort::Relay, subjects: Vec::new() }],
+        durables: vec![DurableWish { name: RELAY.into(), taker: TakerSort::Relay, subjects: Vec::new(), ends: false }],
         copies: 1,
+        ends: false,
     };
     bus.apply_stream(&wish).await.expect("the relay's durable");
 }

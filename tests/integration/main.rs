@@ -18,6 +18,7 @@ mod hub;
 mod keep;
 mod life;
 mod metrics;
+mod moves;
 mod objects;
 mod oracle;
 mod own_model;

@@ -2,6 +2,7 @@
 
 mod link;
 mod load;
+mod moves;
 mod soak;
 mod usage;
 
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::link::{Lossy, Outage, lossy, outage};
 use crate::load::{Load, load};
+use crate::moves::{Moves, moves};
 use crate::soak::{Soak, soak};
 
 /// A row of the table.
@@ -76,6 +78,8 @@ enum Part {
     Load,
     /// A relay over a link that loses packets and is cut: how much comes through, and how soon it goes on; only where it is asked for
     Link,
+    /// Each stage moved there and back twenty times, half of them with somebody killed; only where it is asked for
+    Moves,
     /// Two hours of the real models at 80 % load, a fault every 30 s: what is wrong, and what grows; only where it is asked for
     Soak,
 }
@@ -179,6 +183,7 @@ struct Found {
     loads: Vec<Load>,
     lossy: Option<Lossy>,
     outages: Vec<Outage>,
+    moves: Vec<Moves>,
     soak: Option<Soak>,
 }
 
@@ -265,6 +270,9 @@ async fn main() -> ExitCode {
             found.outages.extend(outage(&Tools::find(), how, first, lasts).await);
         }
     }
+    if args.part.contains(&Part::Moves) {
+        found.moves = moves(&stand_ins_of, (20.0 * args.share).ceil() as u32).await;
+    }
     if args.part.contains(&Part::Soak) {
         eprintln!("soak …");
         found.soak = Some(soak(&Tools::find(), Duration::from_hours(2).mul_f64(args.share), args.seed).await);
@@ -314,6 +322,7 @@ impl Found {
             && self.corruption.iter().flatten().all(Judged::is_well)
             && self.loads.iter().all(|load| load.redelivered == 0)
             && self.outages.iter().all(Outage::is_well)
+            && self.moves.iter().all(Moves::is_well)
             && self.soak.as_ref().is_none_or(Soak::is_well)
             && self.faults.is_empty()
             && self.caught.is_none_or(|caught| caught == 5)
@@ -332,6 +341,7 @@ impl Found {
             "load": self.loads.iter().map(Load::to_json).collect::<Vec<_>>(),
             "lossy_link": self.lossy.as_ref().map(Lossy::to_json),
             "outages": self.outages.iter().map(Outage::to_json).collect::<Vec<_>>(),
+            "moves": self.moves.iter().map(Moves::to_json).collect::<Vec<_>>(),
             "soak": self.soak.as_ref().map(Soak::to_json),
         })
     }
@@ -387,6 +397,7 @@ impl Found {
             link::print_head();
             self.outages.iter().for_each(Outage::print);
         }
+        self.moves.iter().for_each(Moves::print);
         self.soak.iter().for_each(Soak::print);
         if let Some(caught) = self.caught {
             println!("\nsabotages of the contract that the oracle found: {caught} of 5");

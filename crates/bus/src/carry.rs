@@ -10,7 +10,7 @@ mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +30,7 @@ pub use self::end::End;
 use self::lane::Lane;
 pub use self::line::Line;
 use self::ranges::Ranges;
+pub use self::table::Keys;
 use self::window::{LEAST_RATE, Window};
 use crate::layout::RELAY_PROGRESS_EVERY;
 use crate::publish::HEADER_ROOM;
@@ -91,6 +92,7 @@ pub struct Carried {
     held: AtomicU64,
     waiting: AtomicU64,
     trouble: Mutex<Option<String>>,
+    one_way: AtomicBool,
 }
 
 impl Carried {
@@ -122,6 +124,11 @@ impl Carried {
     /// Why nothing goes on; `None` while all is well.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Whether nothing of the stream crosses the other way. Otherwise what has just come from there is not carried back: it would go round.
+    pub fn is_one_way(&self, one_way: bool) {
+        self.one_way.store(one_way, Ordering::Relaxed);
     }
 
     fn say(&self, trouble: Option<&str>) {
@@ -352,7 +359,11 @@ impl Carrier {
     /// Whether it has just come from where it would go: the subject says where it was captured, not where it was made.
     fn came_from_there(&self, sequence: u64) -> bool {
         let held = self.held.get(&sequence);
-        held.is_some_and(|holding| holding.delivery.headers.get(header::VIA) == Some(&self.way.sites.1))
+        held.is_some_and(|holding| self.is_from_there(&holding.delivery.headers))
+    }
+
+    fn is_from_there(&self, headers: &Headers) -> bool {
+        !self.carried.one_way.load(Ordering::Relaxed) && headers.get(header::VIA) == Some(&self.way.sites.1)
     }
 
     /// From now on what is stored goes first.
@@ -369,6 +380,7 @@ impl Carrier {
     }
 
     fn is_read(&mut self, read: lane::Read) {
+        let one_way = self.carried.one_way.load(Ordering::Relaxed);
         let Some(lane) = &mut self.lane else { return };
         let Way { captured, sites: (_, to), .. } = &self.way;
         let is_asked = |subject: &str| {
@@ -376,7 +388,7 @@ impl Carrier {
             captured.is_empty() || captured.iter().any(|known| known == site)
         };
         let is_left_out = |record: &Record| {
-            let came_from_there = record.headers.get(header::VIA) == Some(to);
+            let came_from_there = !one_way && record.headers.get(header::VIA) == Some(to);
             self.held.contains_key(&record.sequence) || came_from_there || !is_asked(&record.subject)
         };
         lane.take(self.near.clone(), self.way.stream.clone(), read, is_left_out);

@@ -76,6 +76,8 @@ pub struct StreamWish {
     pub durables: Vec<DurableWish>,
     /// On how many servers it is stored.
     pub copies: usize,
+    /// Whether it is about to end, for a move: it stays as it is, and gone it is not made again.
+    pub ends: bool,
 }
 
 /// A durable that a pipeline wants.
@@ -87,6 +89,8 @@ pub struct DurableWish {
     pub taker: TakerSort,
     /// The subjects that it gives of its stream; all where none is named.
     pub subjects: Vec<String>,
+    /// Whether it is about to end, for a move: gone, it is not made again.
+    pub ends: bool,
 }
 
 /// Who takes from a durable.
@@ -174,6 +178,9 @@ impl Bus {
     pub async fn apply_stream(&self, wish: &StreamWish) -> Result<Applied, BusError> {
         let fail = |why: String| BusError::request(format!("make the stream {}", wish.name), why);
         let wanted = wish.config();
+        if wish.ends {
+            return Ok(Applied::Unchanged);
+        }
         let there = self.js.get_stream(&wish.name).await.ok().map(|stream| stream.cached_info().config.clone());
         let is_new = there.is_none();
         if is_new {
@@ -230,6 +237,7 @@ impl Bus {
                 handle.update_consumer(wanted).await.map_err(|error| fail(error_chain(&error)))?;
                 Ok(Applied::Changed)
             }
+            Err(_) if wish.ends => Ok(Applied::Unchanged),
             Err(_) => {
                 handle.create_consumer(wanted).await.map_err(|error| match error.kind() {
                     ConsumerErrorKind::JetStream(refusal) if refusal.error_code() == CONSUMER_STORE_FAILED => {
@@ -259,6 +267,30 @@ impl Bus {
         let config = pull::Config { deliver_policy: begin, ..wish.config() };
         handle.create_consumer(config).await.map_err(|error| fail(error_chain(&error)))?;
         handle.delete_consumer(&guard_of(wish)).await.map_err(|error| fail(error_chain(&error)))?;
+        Ok(())
+    }
+
+    /// Makes a durable that begins with message `from`, unless there is one: a taker that is new at a stream.
+    pub async fn begin_durable(&self, stream: &str, wish: &DurableWish, from: u64) -> Result<Applied, BusError> {
+        if self.durable_state(stream, &wish.name).await?.is_some() {
+            return Ok(Applied::Unchanged);
+        }
+        let fail = |why: String| BusError::request(format!("make the durable {} of {stream}", wish.name), why);
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        let begin = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
+        let config = pull::Config { deliver_policy: begin, ..wish.config() };
+        handle.create_consumer(config).await.map_err(|error| fail(error_chain(&error)))?;
+        Ok(Applied::Made)
+    }
+
+    /// Removes a durable, if there is one: whoever calls knows that nothing is lost by that.
+    pub async fn end_durable(&self, stream: &str, durable: &str) -> Result<(), BusError> {
+        if self.durable_state(stream, durable).await?.is_none() {
+            return Ok(());
+        }
+        let fail = |why: String| BusError::request(format!("remove the durable {durable} of {stream}"), why);
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        handle.delete_consumer(durable).await.map_err(|error| fail(error_chain(&error)))?;
         Ok(())
     }
 

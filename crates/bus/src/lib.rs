@@ -4,6 +4,7 @@ mod bus;
 mod carry;
 mod headers;
 mod layout;
+mod log;
 mod look;
 pub mod names;
 mod publish;
@@ -15,11 +16,12 @@ mod snapshot;
 mod table;
 
 pub use bus::{Bus, BusError, Credentials};
-pub use carry::{Budget, Carried, Carrier, End, First, Line, Way};
+pub use carry::{Budget, Carried, Carrier, End, First, Keys, Line, Way};
 pub use headers::Headers;
 pub use layout::{
     Applied, BucketWish, DurableState, DurableWish, PROGRESS_EVERY, Retention, StreamState, StreamWish, TakerSort,
 };
+pub use log::{LogBegin, LogError};
 pub use look::{Compared, OLDEST_SERVER, ServerFacts};
 pub use publish::{CHANGE, Outgoing, PublishError, Stored};
 pub use pull::{Delivery, Pull};

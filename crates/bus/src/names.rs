@@ -14,6 +14,8 @@ pub const LOG: &str = "log";
 pub const PEOPLE: &str = "people";
 /// The table of what the pipeline agrees on: epochs, generations.
 pub const CONTROL: &str = "control";
+/// The table of where stages are, where they were moved: the hub's, copied to every site, with what each site says of a move.
+pub const PLACEMENT: &str = "placement";
 /// The table of messages that did not get their answer the first time.
 pub const ATTEMPTS: &str = "attempts";
 /// The table of what every replica says of itself.

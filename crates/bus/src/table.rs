@@ -112,14 +112,18 @@ impl Bus {
         Ok(entries)
     }
 
-    /// Tells `told` every entry of a table, that it is loaded, and every change; renews itself; ends never.
+    /// Tells `told` every entry of a table, that it is loaded, and every change; renews itself; ends with the connection.
     pub async fn follow_table(&self, table: &str, mut told: impl FnMut(Follow) + Send) {
         loop {
             let mut told = |follow| {
                 told(follow);
                 true
             };
-            if let Err(error) = self.follow_table_once(table, &mut told).await {
+            let followed = self.follow_table_once(table, &mut told).await;
+            if self.connections().has_changed().is_err() {
+                return;
+            }
+            if let Err(error) = followed {
                 tracing::warn!(table, %error, "table not followed; trying again");
             }
             tokio::time::sleep(RENEW_PAUSE).await;

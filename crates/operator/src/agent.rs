@@ -2,6 +2,7 @@
 //! broker gave up on, and mends what drifted.
 
 mod copies;
+mod moves;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Snapshot, StreamState, names};
 use causeway_pipelines::Pipeline;
-use causeway_stage::{Heartbeat, Unfolded, give_back_memory, now_ns};
+use causeway_stage::{Heartbeat, Placed, Unfolded, give_back_memory, now_ns};
 
 use self::copies::{Copies, Goes, Want};
+use self::moves::{Turn, take_part};
 use crate::drift::Watch;
 use crate::metrics::Told;
 use crate::net::Net;
@@ -54,16 +56,17 @@ const MEND_EVERY: Duration = Duration::from_secs(5);
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs again what folds have lost of their changelogs and stopped for, for ever: they go on at their next start.
-pub(crate) async fn mend(bus: Bus, pipeline: Pipeline) {
+pub(crate) async fn mend(bus: Bus, placed: Placed) {
     // What was tried, and could not be mended.
-    let mut tried: HashMap<&str, Unfolded> = HashMap::new();
+    let mut tried: HashMap<String, Unfolded> = HashMap::new();
     let mut every = tokio::time::interval(MEND_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        let pipeline = Pipeline::clone(&placed.borrow());
         for fold in pipeline.stages_here().filter(|stage| stage.folds) {
             let Ok(unfolded) = Unfolded::read(&bus, &fold.name).await else { continue };
-            if unfolded.open.is_empty() || tried.get(&*fold.name) == Some(&unfolded) {
+            if unfolded.open.is_empty() || tried.get(&fold.name) == Some(&unfolded) {
                 continue;
             }
             match run_lost_again(&bus, &pipeline, &fold.name).await {
@@ -74,7 +77,7 @@ pub(crate) async fn mend(bus: Bus, pipeline: Pipeline) {
                         "its changelog had lost its end; all of it is kept, and is run again"
                     );
                 }
-                Ok(None) => drop(tried.insert(&fold.name, unfolded)),
+                Ok(None) => drop(tried.insert(fold.name.clone(), unfolded)),
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::warn!(stage = fold.name, error, "what it has lost was not run again; it comes again");
@@ -84,14 +87,29 @@ pub(crate) async fn mend(bus: Bus, pipeline: Pipeline) {
     }
 }
 
+/// An agent at a site: all that it does, for ever. `file` is the pipeline as its file has it.
+pub(crate) async fn work(bus: Bus, file: Pipeline, placed: Placed, told: Arc<Told>) {
+    let turn = Turn::default();
+    let takes_part = async {
+        if file.is_split() {
+            take_part(bus.clone(), file, placed.clone(), turn.clone()).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::join!(takes_part, keep(bus.clone(), placed.clone(), told, turn.clone()));
+}
+
 /// Does round after round, for ever.
-pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
+async fn keep(bus: Bus, placed: Placed, told: Arc<Told>, turn: Turn) {
+    let pipeline = Pipeline::clone(&placed.borrow());
     let mut agent = Agent { bus, pipeline, told, copies: HashMap::new(), snapshots: HashMap::new() };
     let (mut net, mut watch) = (Net::default(), Watch::default());
     let mut round = tokio::time::interval(ROUND_EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         round.tick().await;
+        agent.pipeline = Pipeline::clone(&placed.borrow());
         // First, since what no client can read would break this round too.
         match net.round(&agent.bus, &agent.pipeline).await {
             Ok(removed) => watch.removed(&removed, &agent.told),
@@ -107,8 +125,13 @@ pub(crate) async fn keep(bus: Bus, pipeline: Pipeline, told: Arc<Told>) {
                 "the ends of the sources' streams not looked at; it comes again"
             );
         }
-        if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
-            tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
+        {
+            // Not while a move changes what is wanted.
+            let _turn = turn.lock().await;
+            agent.pipeline = Pipeline::clone(&placed.borrow());
+            if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
+                tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
+            }
         }
         match agent.round().await {
             // What was read of outcomes for it is megabytes in small pieces, between which the heap grows from purge to purge.
@@ -127,7 +150,8 @@ impl Agent {
         for source in pipeline.stages_here().filter(|stage| stage.is_source()) {
             purged += self.purge_captured(&source.name).await?;
         }
-        for fold in pipeline.stages_here().filter(|stage| stage.folds) {
+        // What is on the move is read from its beginning.
+        for fold in pipeline.stages_here().filter(|stage| stage.folds && stage.moves_to.is_empty()) {
             purged += self.purge_changes(&fold.name).await?;
         }
         Ok(purged)
@@ -257,8 +281,11 @@ impl Agent {
     async fn ack_floor(&self, stream: &str) -> anyhow::Result<u64> {
         let mut floor = u64::MAX;
         for taker in layout::durables_of(&self.pipeline, stream) {
-            let durable = self.bus.durable_state(stream, &taker.name).await?;
-            floor = floor.min(durable.map_or(0, |durable| durable.ack_floor));
+            match self.bus.durable_state(stream, &taker.name).await? {
+                Some(durable) => floor = floor.min(durable.ack_floor),
+                None if taker.ends => {}
+                None => floor = 0,
+            }
         }
         Ok(floor)
     }

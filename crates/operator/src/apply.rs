@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use causeway_bus::{Applied, Bus};
 use causeway_pipelines::Pipeline;
+use causeway_stage::follow_placement;
 
 use crate::agent;
 use crate::cli::{MetricsArgs, PipelineArgs, PlaceArgs};
 use crate::layout;
 use crate::metrics::Told;
+use crate::placement::placed;
 
 /// Where the server is when nobody says.
 const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
@@ -61,6 +63,7 @@ async fn connect(pipeline: &PipelineArgs, place: &PlaceArgs, wait: Duration) -> 
 
 pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) = connect(&args.pipeline, &args.place, Duration::from_secs(args.wait)).await?;
+    let pipeline = placed(&bus, &pipeline).await?;
     let done = layout::apply(&bus, &pipeline).await?;
     crate::drift::lost(&bus, &pipeline).await?;
     if args.json {
@@ -84,17 +87,19 @@ fn word(applied: Applied) -> &'static str {
 
 pub(crate) async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let (pipeline, bus) = connect(&args.pipeline, &args.place, Duration::ZERO).await?;
-    layout::apply(&bus, &pipeline).await?;
-    crate::drift::lost(&bus, &pipeline).await?;
+    let now = placed(&bus, &pipeline).await?;
+    layout::apply(&bus, &now).await?;
+    crate::drift::lost(&bus, &now).await?;
+    let placed = follow_placement(&bus, &pipeline).await;
     let stop = crate::stop::Stop::on_signals()?.told();
-    let told = Told::new(vec![(bus.clone(), pipeline.clone())], "agent");
+    let told = Told::new(vec![(bus.clone(), placed.clone())], "agent");
     let address = told.serve(args.metrics.address, None).await?;
     let name =
         if pipeline.is_split() { format!("{} at {}", pipeline.name, pipeline.here) } else { pipeline.name.clone() };
     eprintln!("agent of {name} at work; Prometheus finds all at http://{address}/targets");
     tokio::select! {
         () = stop => Ok(ExitCode::SUCCESS),
-        () = agent::mend(bus.clone(), pipeline.clone()) => bail!("the agent ended"),
-        () = agent::keep(bus, pipeline, told) => bail!("the agent ended"),
+        () = agent::mend(bus.clone(), placed.clone()) => bail!("the agent ended"),
+        () = agent::work(bus, pipeline, placed, told) => bail!("the agent ended"),
     }
 }

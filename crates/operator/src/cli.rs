@@ -14,8 +14,8 @@ use crate::home::Home;
 use crate::session::Session;
 use crate::terminal::print_line;
 use crate::{
-    accuracy, apply, chaos, demo, deploy, dlq, init, inspect, people, reconcile, replay, status, tap, test_command,
-    up_command,
+    accuracy, apply, chaos, demo, deploy, dlq, init, inspect, move_command, people, reconcile, replay, status, tap,
+    test_command, up_command,
 };
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
@@ -42,7 +42,8 @@ enum Command {
     Up(up_command::UpArgs),
     /// Make the streams, durables and tables of a pipeline on a server, or compare them
     Apply(apply::ApplyArgs),
-    /// Keep a site tidy and mend it: purge what is safe to purge, set aside what the broker gave up on, mend streams, durables and folds
+    /// Keep a site tidy and mend it: purge what is safe to purge, set aside what the broker gave up on, mend streams, durables and folds, do
+    /// its part in moves
     Agent(apply::AgentArgs),
     /// Teach the gallery who somebody is, from photos
     Enrol(people::EnrolArgs),
@@ -64,6 +65,9 @@ enum Command {
     Tap(tap::TapArgs),
     /// Look at dead letters, send them again, give them up
     Dlq(dlq::DlqArgs),
+    /// Move a stage to another site while it works
+    #[command(long_about = move_command::LONG)]
+    Move(move_command::MoveArgs),
     /// Find what was captured and has not all its outcomes, and run it again
     #[command(long_about = reconcile::LONG)]
     Reconcile(reconcile::ReconcileArgs),
@@ -305,6 +309,11 @@ pub fn main() -> ExitCode {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(wrong) = error.downcast_ref::<causeway_pipelines::PipelineError>() {
+        // Where a file does not fit what it is used for, that is said first.
+        let (what, why) = (error.to_string(), wrong.to_string());
+        if what != why {
+            eprintln!("causeway: {what}");
+        }
         eprintln!("{}", wrong.report());
         return ExitCode::from(causeway_stage::EXIT_PIPELINE);
     }
@@ -332,8 +341,9 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::status(args).await,
         Command::Tap(args) => tap::tap(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,
+        Command::Move(args) => Box::pin(move_command::run(args)).await,
         Command::Reconcile(args) => reconcile::reconcile(args).await,
-        Command::Replay(args) => replay::replay(args).await,
+        Command::Replay(args) => Box::pin(replay::replay(args)).await,
         Command::Chaos(args) => chaos::chaos(args).await,
         Command::Deploy(args) => deploy::deploy(args),
         Command::Demo(args) => demo::demo(args).await,
@@ -357,7 +367,7 @@ mod tests {
     /// The line of a command takes the place of a long help that its arguments have.
     #[test]
     fn what_needs_words_has_them() {
-        for path in ["reconcile", "replay", "chaos", "dlq retry", "dlq drop"] {
+        for path in ["move", "reconcile", "replay", "chaos", "dlq retry", "dlq drop"] {
             let mut command = Cli::command();
             let mut found = &mut command;
             for name in path.split(' ') {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::cli::PlaceArgs;
 use crate::layout;
 use crate::once::Programs;
+use crate::placement::placed;
 use crate::session::absolute;
 use crate::terminal::{Paint, bytes, count, print_line};
 
@@ -95,7 +96,10 @@ async fn server(pipeline: &Pipeline, place: &PlaceArgs) -> Vec<Finding> {
         Ok(facts) => of_server(&facts),
         Err(error) => vec![Finding::new("server", State::Wrong, error.to_string())],
     };
-    findings.extend(streams(&bus, pipeline).await);
+    match placed(&bus, pipeline).await {
+        Ok(pipeline) => findings.extend(streams(&bus, &pipeline).await),
+        Err(error) => findings.push(Finding::new("placement", State::Wrong, format!("{error:#}"))),
+    }
     bus.close().await;
     findings
 }

@@ -56,6 +56,7 @@ pub fn status(heartbeats: &[&[u8]], drift: &[u8]) -> String {
         stages: vec![StageStatus { name: "classify".into(), replicas, takes: Vec::new() }],
         streams: Vec::new(),
         folds: Vec::new(),
+        placement: None,
         carrying: Vec::new(),
         people: 0,
         vectors: 0,

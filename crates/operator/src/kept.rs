@@ -170,6 +170,11 @@ pub(crate) async fn purged(bus: &Bus, stream: &str, begin: u64) -> Result<(), Bu
     .await
 }
 
+/// We remove a stream: it is not missed, and one of its name begins anew.
+pub(crate) async fn forgotten(bus: &Bus, stream: &str) -> Result<(), BusError> {
+    change(bus, |all| drop(all.remove(stream))).await
+}
+
 /// We remove messages of a stream.
 pub(crate) async fn removed(bus: &Bus, stream: &str, gone: &[(u64, u64)]) -> Result<(), BusError> {
     change(bus, |all| all.entry(stream.into()).or_default().forget(gone)).await

@@ -1,7 +1,7 @@
 //! What a pipeline wants on the bus of the site that it is seen from.
 
 use causeway_bus::{Applied, BucketWish, Bus, BusError, DurableWish, Retention, StreamWish, TakerSort, names};
-use causeway_pipelines::{Flow, Pipeline, Plan, Share, StageSpec, Who};
+use causeway_pipelines::{Flow, Phase, Pipeline, Plan, Share, StageSpec, Who};
 use std::time::Duration;
 
 /// A replica that has not said how it is for this long is forgotten.
@@ -11,6 +11,9 @@ const ATTEMPT_AGE: Duration = Duration::from_hours(24);
 
 /// The streams of a pipeline that lie here, in graph order.
 pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
+    if pipeline.placement.phase() == Some(Phase::HandOver) {
+        return handed_over(streams(&pipeline.before()), streams(&pipeline.after()));
+    }
     let plan = pipeline.plan();
     let wish = |name: String, subjects, retention, durables| StreamWish {
         name,
@@ -18,6 +21,7 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
         retention,
         durables,
         copies: pipeline.copies,
+        ends: false,
     };
     let mut wishes: Vec<StreamWish> = Vec::new();
     let mut refused = Vec::new();
@@ -35,7 +39,8 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
         let name = names::stream(&pipeline.name, link);
         wishes.push(wish(name, vec![names::link(&pipeline.name, link)], retention, durables));
     }
-    for fold in pipeline.stages_here().filter(|stage| stage.folds) {
+    // The state of one that is on its way here is made otherwise: see `agent::moves`.
+    for fold in pipeline.stages.iter().filter(|stage| stage.folds && stage.sites.contains(&pipeline.here)) {
         let (pipeline_name, fold) = (&pipeline.name, &fold.name);
         for (name, subject) in [
             (names::changelog(pipeline_name, fold), names::changelog_subject(pipeline_name, fold)),
@@ -44,11 +49,32 @@ pub(crate) fn streams(pipeline: &Pipeline) -> Vec<StreamWish> {
             wishes.push(wish(name, vec![subject], Retention::Changelog, Vec::new()));
         }
     }
+    // A move changes which streams lie here, and nothing of what is said of them may be missed.
+    if pipeline.is_split() {
+        refused =
+            pipeline.stages.iter().flat_map(|stage| advisories(&names::stream(&pipeline.name, &stage.name))).collect();
+    }
     // A stream without subjects would take what is called like it.
     if !refused.is_empty() {
         wishes.push(wish(names::advisories(&pipeline.name), refused, outcome(pipeline), Vec::new()));
     }
     wishes
+}
+
+/// What there will be, and of what was before what has not ended yet.
+fn handed_over(before: Vec<StreamWish>, mut after: Vec<StreamWish>) -> Vec<StreamWish> {
+    for mut old in before {
+        let new = after.iter_mut().find(|new| new.name == old.name);
+        let stays =
+            |name: &str| new.as_ref().is_some_and(|new| new.durables.iter().any(|durable| durable.name == name));
+        old.durables.retain(|durable| !stays(&durable.name));
+        old.durables.iter_mut().for_each(|durable| durable.ends = true);
+        match new {
+            Some(new) => new.durables.append(&mut old.durables),
+            None => after.push(StreamWish { ends: true, ..old }),
+        }
+    }
+    after
 }
 
 /// The durables of a stream that lies here.
@@ -89,18 +115,25 @@ fn retention(pipeline: &Pipeline, stage: &StageSpec) -> Retention {
 /// Who takes here: stages, and relays for other sites.
 fn durables(pipeline: &Pipeline, link: &str, share: &Share) -> Vec<DurableWish> {
     let wish = |taker: &causeway_pipelines::Taker| {
-        let (name, sort) = match &taker.who {
-            Who::Stage(name) => {
-                let folds = pipeline.stage(name).is_some_and(|stage| stage.folds);
-                (name.clone(), if folds { TakerSort::Pinned } else { TakerSort::Shared })
-            }
-            Who::Site(site) => (names::relay(site), TakerSort::Relay),
+        let sort = match &taker.who {
+            Who::Stage(name) if pipeline.stage(name).is_some_and(|stage| stage.folds) => TakerSort::Pinned,
+            Who::Stage(_) => TakerSort::Shared,
+            Who::Site(_) => TakerSort::Relay,
         };
+        let name = durable_of(&taker.who);
         let some = share.some_of(taker);
         let subjects = some.iter().map(|site| names::link_of_site(&pipeline.name, link, site)).collect();
-        DurableWish { name, taker: sort, subjects }
+        DurableWish { name, taker: sort, subjects, ends: false }
     };
     share.takers.iter().map(wish).collect()
+}
+
+/// The durable of a taker.
+pub(crate) fn durable_of(who: &Who) -> String {
+    match who {
+        Who::Stage(name) => name.clone(),
+        Who::Site(site) => names::relay(site),
+    }
 }
 
 /// What the broker says, once and to nobody in particular, when it gives up on a message of a stream.
@@ -115,6 +148,7 @@ pub(crate) fn buckets(pipeline: &Pipeline) -> Vec<BucketWish> {
     vec![
         table(names::PEOPLE, None),
         table(names::CONTROL, None),
+        table(names::PLACEMENT, None),
         table(names::ATTEMPTS, Some(ATTEMPT_AGE)),
         table(names::REPLICAS, Some(REPLICA_AGE)),
         BucketWish::Bodies {

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use causeway_bus::{Bus, BusError, names};
 use causeway_pipelines::Pipeline;
-use causeway_stage::{Heartbeat, exposition, now_ns};
+use causeway_stage::{Heartbeat, Placed, exposition, now_ns};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::home::{Home, Process};
 use crate::layout;
+use crate::placement::seen;
 
 /// How often the list of replicas is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 /// What is told of sites, and what it is made of.
 pub(crate) struct Told {
     /// The sites, each with the pipeline as it is seen from there.
-    sites: Vec<(Bus, Pipeline)>,
+    sites: Vec<(Bus, Placed)>,
     /// `up` or `agent`.
     program: &'static str,
     /// What `up` supervises; `None`: somebody else does.
@@ -99,7 +100,7 @@ struct StageLabels {
 
 impl Told {
     /// Of these sites, by `program`, `up` or `agent`.
-    pub(crate) fn new(sites: Vec<(Bus, Pipeline)>, program: &'static str) -> Arc<Self> {
+    pub(crate) fn new(sites: Vec<(Bus, Placed)>, program: &'static str) -> Arc<Self> {
         Arc::new(Self {
             sites,
             program,
@@ -188,7 +189,7 @@ impl Told {
     /// Takes in what the replicas say.
     async fn hear(&self) -> Result<(), BusError> {
         let mut entries = Vec::new();
-        for (bus, pipeline) in &self.sites {
+        for (bus, pipeline) in &seen(&self.sites) {
             let there = bus.table_entries(names::REPLICAS).await?;
             entries.extend(there.into_iter().map(|entry| (pipeline.here.clone(), entry)));
         }
@@ -230,7 +231,7 @@ impl Told {
 
     /// All of it as it is now.
     async fn registry(&self) -> Result<Registry, BusError> {
-        let name = self.sites.first().map_or(String::new(), |(_, pipeline)| pipeline.name.clone());
+        let name = self.sites.first().map_or(String::new(), |(_, placed)| placed.borrow().name.clone());
         let mut registry = Registry::with_labels([("pipeline".into(), name.into())].into_iter());
         self.streams(&mut registry).await?;
         self.durables(&mut registry).await?;
@@ -253,7 +254,7 @@ impl Told {
         let size = Family::<StreamLabels, Gauge>::default();
         let limit = Family::<StreamLabels, Gauge>::default();
         let stored = Family::<StreamLabels, Counter>::default();
-        for (bus, pipeline) in &self.sites {
+        for (bus, pipeline) in &seen(&self.sites) {
             for (stage, sort) in sorts(pipeline) {
                 let Some(state) = bus.stream_state(&names::stream(&pipeline.name, stage)).await? else { continue };
                 let labels = StreamLabels { stage: stage.into(), sort, site: pipeline.here.clone() };
@@ -275,7 +276,7 @@ impl Told {
     async fn durables(&self, registry: &mut Registry) -> Result<(), BusError> {
         let family = Family::<DurableLabels, Gauge>::default;
         let (pending, unacked, redelivered, floor, waiting) = (family(), family(), family(), family(), family());
-        for (bus, pipeline) in &self.sites {
+        for (bus, pipeline) in &seen(&self.sites) {
             for stream in layout::streams(pipeline) {
                 let from = layout::filled_by(pipeline, &stream.name);
                 for taker in &stream.durables {
@@ -306,7 +307,7 @@ impl Told {
     fn processes(&self, registry: &mut Registry) {
         let replicas = Family::<ReplicaLabels, Gauge>::default();
         let known = self.replicas.lock().expect("no holder of the list panics");
-        for (_, pipeline) in &self.sites {
+        for (_, pipeline) in &seen(&self.sites) {
             let relay = pipeline.relay().filter(|relay| relay.runs_at(&pipeline.here));
             for stage in pipeline.stages_here().chain(&relay) {
                 let is_its = |(site, name, _): &(String, String, String)| *site == pipeline.here && *name == stage.name;

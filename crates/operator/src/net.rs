@@ -119,9 +119,10 @@ impl Net {
             // Nobody will ack it for this taker, so it would lie in the link for ever.
             let others = layout::durables_of(pipeline, stream).into_iter().filter(|other| other.name != *consumer);
             for other in others {
-                let durable = bus.durable_state(stream, &other.name).await?;
-                if durable.is_none_or(|durable| durable.ack_floor < *stream_seq) {
-                    return Ok(false);
+                match bus.durable_state(stream, &other.name).await? {
+                    Some(durable) if durable.ack_floor >= *stream_seq => {}
+                    None if other.ends => {}
+                    _ => return Ok(false),
                 }
             }
             self.remove(bus, stream, *stream_seq).await?;

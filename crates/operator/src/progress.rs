@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use causeway_bus::{Bus, BusError, TakerSort};
+use causeway_bus::{Bus, BusError, DurableWish, TakerSort};
 use causeway_pipelines::{Pipeline, RELAY};
-use causeway_stage::Heartbeat;
+use causeway_stage::{Heartbeat, Placed};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::layout;
+use crate::placement::seen;
 use crate::up::heartbeats;
 
 /// How often replicas are asked how they are.
@@ -18,7 +19,7 @@ const BEATS_EVERY: Duration = Duration::from_millis(900);
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 pub(crate) struct Progress {
-    sites: Vec<(Bus, Pipeline)>,
+    sites: Vec<(Bus, Placed)>,
     bars: MultiProgress,
     /// A line for every stage that takes something, in graph order: name, bar, messages that were there before this run.
     lines: Vec<(String, ProgressBar, u64)>,
@@ -39,14 +40,15 @@ struct Flow {
 }
 
 impl Progress {
-    pub(crate) async fn start(sites: Vec<(Bus, Pipeline)>, quiet: bool) -> Result<Self, BusError> {
+    pub(crate) async fn start(placed: Vec<(Bus, Placed)>, quiet: bool) -> Result<Self, BusError> {
+        let sites = seen(&placed);
         let bars = MultiProgress::new();
         let plain = !std::io::stderr().is_terminal();
         let pipeline = sites.first().map(|(_, pipeline)| pipeline);
         let stages = pipeline.into_iter().flat_map(|pipeline| &pipeline.stages).filter(|stage| !stage.is_source());
         let here = |stage: &&causeway_pipelines::StageSpec| sites.iter().any(|(_, at)| stage.runs_at(&at.here));
         let mut names: Vec<String> = stages.filter(here).map(|stage| stage.name.clone()).collect();
-        if in_order(&sites).iter().any(|(.., sort)| *sort == TakerSort::Relay) {
+        if in_order(&sites).iter().any(|(.., durable)| durable.taker == TakerSort::Relay) {
             names.push(RELAY.into());
         }
         let width = names.iter().map(String::len).max().unwrap_or(0);
@@ -63,7 +65,7 @@ impl Progress {
         }
         let now = Instant::now();
         Ok(Self {
-            sites,
+            sites: placed,
             bars,
             lines,
             plain,
@@ -79,7 +81,8 @@ impl Progress {
     /// Looks at every link in graph order; says whether nothing is pending nor unacked on any. (With the sources ended, a link
     /// that was empty stays so once all before it were.)
     pub(crate) async fn look(&mut self) -> Result<bool, BusError> {
-        let flows = flows(&self.sites).await?;
+        let sites = seen(&self.sites);
+        let flows = flows(&sites).await?;
         let mut drained = true;
         let mut line = Vec::new();
         for (name, bar, before) in &self.lines {
@@ -95,7 +98,7 @@ impl Progress {
         }
         if self.beats_at.elapsed() > BEATS_EVERY {
             self.beats_at = Instant::now();
-            for beat in heartbeats(&self.sites).await? {
+            for beat in heartbeats(&sites).await? {
                 self.replicas.insert(beat.replica.clone() + &beat.stage, beat);
             }
             for (name, bar, _) in &self.lines {
@@ -151,9 +154,9 @@ impl Progress {
 async fn flows(sites: &[(Bus, Pipeline)]) -> Result<HashMap<String, Flow>, BusError> {
     let mut flows: HashMap<String, Flow> = HashMap::new();
     let mut missing = Vec::new();
-    for (bus, stream, durable, sort) in in_order(sites) {
-        let name = if sort == TakerSort::Relay { RELAY.to_owned() } else { durable.clone() };
-        match bus.durable_state(&stream, &durable).await? {
+    for (bus, stream, durable) in in_order(sites) {
+        let name = if durable.taker == TakerSort::Relay { RELAY.to_owned() } else { durable.name.clone() };
+        match bus.durable_state(&stream, &durable.name).await? {
             // The durable first: what is stored in between counts as not taken yet.
             Some(state) => {
                 let all = state.delivered + state.pending;
@@ -161,6 +164,7 @@ async fn flows(sites: &[(Bus, Pipeline)]) -> Result<HashMap<String, Flow>, BusEr
                 flow.all += all;
                 flow.taken += all.saturating_sub(state.pending + state.unacked);
             }
+            None if durable.ends => {}
             None => missing.push(name),
         }
     }
@@ -172,7 +176,7 @@ async fn flows(sites: &[(Bus, Pipeline)]) -> Result<HashMap<String, Flow>, BusEr
 
 /// Every durable in the order in which messages pass them: link by link, and of a link those at the edges from which it is carried,
 /// then the hub's, then those of the edges that it is carried to.
-fn in_order(sites: &[(Bus, Pipeline)]) -> Vec<(&Bus, String, String, TakerSort)> {
+fn in_order(sites: &[(Bus, Pipeline)]) -> Vec<(&Bus, String, DurableWish)> {
     let mut found = Vec::new();
     for (bus, pipeline) in sites {
         let is_hub = pipeline.hub().name == pipeline.here;
@@ -187,7 +191,7 @@ fn in_order(sites: &[(Bus, Pipeline)]) -> Vec<(&Bus, String, String, TakerSort)>
                     (true, _) => 1,
                     (false, _) => 2,
                 };
-                found.push(((link, stop), (bus, stream.name.clone(), durable.name, durable.taker)));
+                found.push(((link, stop), (bus, stream.name.clone(), durable)));
             }
         }
     }

@@ -6,11 +6,12 @@ use anyhow::{Context as _, bail};
 use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, BusError, Credentials};
 use causeway_pipelines::{Manifest, Pipeline};
+use causeway_stage::{Placed, follow_placement};
 
 use crate::cli::PlaceArgs;
 use crate::home::{Home, Lock, Process, Running, RunningSite};
-use crate::layout;
 use crate::stop::Stop;
+use crate::{layout, placement};
 
 /// An open pipeline. Close it: what it started is stopped.
 pub(crate) struct Session {
@@ -31,8 +32,10 @@ pub(crate) struct Session {
 
 /// A site that is open.
 pub(crate) struct OpenSite {
-    /// As it is seen from there.
+    /// As the file has it, seen from there.
     pub(crate) pipeline: Pipeline,
+    /// The same as its stages are placed now.
+    pub(crate) placed: Placed,
     pub(crate) bus: Bus,
     /// Where its server is, and with which credentials.
     pub(crate) nats: String,
@@ -128,11 +131,16 @@ impl Session {
         self.sites.iter().find(|site| site.pipeline.here == name)
     }
 
-    /// The bus of every site that is open, with the pipeline as it is seen from there; that of `bus` first.
-    pub(crate) fn seen(&self) -> Vec<(Bus, Pipeline)> {
+    /// The bus of every site that is open, with the pipeline as it is placed there; that of `bus` first.
+    pub(crate) fn placed(&self) -> Vec<(Bus, Placed)> {
         let is_main = |site: &&OpenSite| site.pipeline.here == self.pipeline.here;
         let (main, others): (Vec<&OpenSite>, Vec<_>) = self.sites.iter().partition(is_main);
-        main.into_iter().chain(others).map(|site| (site.bus.clone(), site.pipeline.clone())).collect()
+        main.into_iter().chain(others).map(|site| (site.bus.clone(), site.placed.clone())).collect()
+    }
+
+    /// The same as it is now.
+    pub(crate) fn seen(&self) -> Vec<(Bus, Pipeline)> {
+        placement::seen(&self.placed())
     }
 
     /// When it is told to stop.
@@ -177,6 +185,7 @@ impl Session {
     /// Stops the servers.
     pub(crate) async fn close(self) {
         for site in self.sites {
+            drop(site.placed);
             site.bus.close().await;
             if let Some(server) = site.server {
                 server.stop().await;
@@ -202,9 +211,11 @@ impl OpenSite {
         let file = named.or_else(written);
         let credentials = Credentials { file: file.filter(|_| server.is_none()) };
         let bus = Bus::connect(&nats, &credentials, &pipeline.name, "causeway up").await?;
-        apply(&bus, &pipeline, server.as_ref()).await?;
-        crate::drift::lost(&bus, &pipeline).await?;
-        Ok(Self { pipeline, bus, nats, credentials, server })
+        let now = placement::placed(&bus, &pipeline).await?;
+        apply(&bus, &now, server.as_ref()).await?;
+        crate::drift::lost(&bus, &now).await?;
+        let placed = follow_placement(&bus, &pipeline).await;
+        Ok(Self { pipeline, placed, bus, nats, credentials, server })
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Connection, PipelineArgs, PlaceArgs, colours, connect};
 use crate::home::Running;
+use crate::placement::placed;
 use crate::terminal::{print, print_line};
 use gather::Gathered;
 
@@ -58,7 +59,8 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
             for (connection, pipeline) in &connections {
                 let running = running.as_ref();
                 let address = args.place.address(pipeline).filter(|_| !connection.is_store_only());
-                gathered.push(Gathered::read(&connection.bus, pipeline, running, address.as_deref()).await?);
+                let pipeline = placed(&connection.bus, pipeline).await?;
+                gathered.push(Gathered::read(&connection.bus, &pipeline, running, address.as_deref()).await?);
             }
             if args.json {
                 print_line(to_json(&gathered))?;

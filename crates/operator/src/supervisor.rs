@@ -12,7 +12,8 @@ use causeway_pipelines::{RELAY, StageSpec};
 use causeway_stage::EXIT_UNFIT;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::home::Process;
 use crate::session::{HUB, OpenSite, Session, absolute};
@@ -48,16 +49,33 @@ pub(crate) enum Event {
     Said { stage: String, line: String },
 }
 
-/// The stages of a running pipeline. One that runs at several sites is called `STAGE@SITE` at each.
+/// The stages of a running pipeline. One that runs at several sites, or is on the move, is called `STAGE@SITE` at each.
 pub(crate) struct Supervisor {
-    stops: Vec<(String, tokio::sync::watch::Sender<bool>, tokio::task::JoinHandle<()>)>,
-    launches: HashMap<String, Launch>,
+    kept: Vec<Kept>,
+    /// What was moved away, while it ends.
+    going: Vec<JoinHandle<()>>,
     /// Of the tasks that keep stages running: with the last of them the events end.
     say: mpsc::WeakUnboundedSender<Event>,
+    /// But where a stage may be moved to.
+    _goes_on: Option<mpsc::UnboundedSender<Event>>,
     events: mpsc::UnboundedReceiver<Event>,
     pids: HashMap<String, u32>,
     /// How often each stage was started again.
     pub(crate) restarts: HashMap<String, u32>,
+}
+
+/// A stage that is kept running.
+struct Kept {
+    launch: Launch,
+    stop: watch::Sender<bool>,
+    running: JoinHandle<()>,
+}
+
+impl Kept {
+    fn start(launch: Launch, say: mpsc::UnboundedSender<Event>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        Self { running: tokio::spawn(launch.clone().keep_running(say, stopped)), launch, stop }
+    }
 }
 
 /// How a stage ended.
@@ -75,7 +93,10 @@ struct Ended {
 /// How a stage is started.
 #[derive(Clone)]
 struct Launch {
+    /// What it is called here.
     stage: String,
+    /// The stage's name, and where it runs.
+    at: (String, String),
     is_source: bool,
     /// Its input is standard input: it is given ours.
     reads_stdin: bool,
@@ -102,31 +123,52 @@ impl Supervisor {
     /// Call on the main thread: children end with the thread that started them.
     pub(crate) fn start(session: &Session, run: &Run<'_>) -> anyhow::Result<Self> {
         let (say, events) = mpsc::unbounded_channel();
-        let (mut stops, mut launches) = (Vec::new(), HashMap::new());
+        let mut kept = Vec::new();
         let threads = model_threads(session);
         for (stage, site) in stages(session).into_iter().rev() {
             if run.replay.is_some() && stage.is_source() {
                 continue;
             }
-            let launch = Launch::new(session, &stage, site, run, threads)?;
-            let (stop, stopped) = tokio::sync::watch::channel(false);
-            let name = launch.stage.clone();
-            launches.insert(name.clone(), launch.clone());
-            stops.push((name, stop, tokio::spawn(launch.keep_running(say.clone(), stopped))));
+            kept.push(Kept::start(Launch::new(session, &stage, site, run, threads)?, say.clone()));
         }
-        stops.reverse();
+        kept.reverse();
         let (pids, restarts) = (HashMap::new(), HashMap::new());
-        Ok(Self { stops, launches, say: say.downgrade(), events, pids, restarts })
+        let weak = say.downgrade();
+        let goes_on = session.pipeline.is_split().then_some(say);
+        Ok(Self { kept, going: Vec::new(), say: weak, _goes_on: goes_on, events, pids, restarts })
+    }
+
+    /// Starts what was moved here and stops what was moved away. Call on the main thread too.
+    pub(crate) fn place(&mut self, session: &Session, run: &Run<'_>) -> anyhow::Result<()> {
+        let Some(say) = self.say.upgrade() else { return Ok(()) };
+        let wanted = stages(session);
+        let place = |(stage, site): &(StageSpec, &OpenSite)| (stage.name.clone(), site.pipeline.here.clone());
+        let stays = |kept: &Kept| wanted.iter().any(|one| place(one) == kept.launch.at);
+        let (stay, go): (Vec<Kept>, Vec<Kept>) = std::mem::take(&mut self.kept).into_iter().partition(stays);
+        self.kept = stay;
+        for Kept { launch, stop, running } in go {
+            let _ = stop.send(true);
+            self.pids.remove(&launch.stage);
+            self.going.push(running);
+        }
+        let threads = model_threads(session);
+        for (stage, site) in &wanted {
+            let at = (stage.name.clone(), site.pipeline.here.clone());
+            if self.kept.iter().any(|kept| kept.launch.at == at) || (run.replay.is_some() && stage.is_source()) {
+                continue;
+            }
+            self.kept.push(Kept::start(Launch::new(session, stage, site, run, threads)?, say.clone()));
+        }
+        // Givers before takers, as they are stopped.
+        self.kept.sort_by_key(|kept| wanted.iter().position(|one| place(one) == kept.launch.at));
+        Ok(())
     }
 
     /// Starts a stage that failed once more.
     pub(crate) fn start_again(&mut self, stage: &str) {
-        let entry = self.stops.iter_mut().find(|(name, ..)| name == stage);
-        if let (Some((_, stop, running)), Some(launch), Some(say)) =
-            (entry, self.launches.get(stage), self.say.upgrade())
-        {
-            let (again, stopped) = tokio::sync::watch::channel(false);
-            (*stop, *running) = (again, tokio::spawn(launch.clone().keep_running(say, stopped)));
+        let kept = self.kept.iter_mut().find(|kept| kept.launch.stage == stage);
+        if let (Some(kept), Some(say)) = (kept, self.say.upgrade()) {
+            *kept = Kept::start(kept.launch.clone(), say);
         }
     }
 
@@ -148,12 +190,12 @@ impl Supervisor {
 
     /// Whether nothing is: a site may only gather what comes from others.
     pub(crate) fn is_empty(&self) -> bool {
-        self.launches.is_empty()
+        self.kept.is_empty()
     }
 
     /// What is kept running, as it is called here.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.launches.keys().cloned().collect()
+        self.kept.iter().map(|kept| kept.launch.stage.clone()).collect()
     }
 
     /// The processes that run now.
@@ -165,27 +207,33 @@ impl Supervisor {
 
     /// Stops every stage, givers before takers, so that what is under way is taken.
     pub(crate) async fn stop(self) {
-        for (_, stop, running) in self.stops {
+        for Kept { stop, running, .. } in self.kept {
             let _ = stop.send(true);
             let _ = running.await;
+        }
+        for going in self.going {
+            let _ = going.await;
         }
     }
 }
 
-/// Every stage with the site that it runs at, givers before takers; relays stand last, so that they are stopped when all else is.
+/// Every stage with the sites that it runs at now, givers before takers; relays stand last, so that they are stopped when all else is.
 fn stages(session: &Session) -> Vec<(StageSpec, &OpenSite)> {
-    let relay = session.pipeline.relay();
-    let stages = session.pipeline.stages.iter().chain(&relay);
-    let at = |stage: &StageSpec| {
-        let sites = session.sites.iter().filter(|site| stage.runs_at(&site.pipeline.here));
-        sites.map(|site| (stage.clone(), site)).collect::<Vec<_>>()
-    };
-    stages.flat_map(at).collect()
+    let mut found = Vec::new();
+    for name in session.pipeline.stages.iter().map(|stage| stage.name.as_str()).chain([RELAY]) {
+        for site in &session.sites {
+            let now = site.placed.borrow();
+            let stage = if name == RELAY { now.relay() } else { now.stage(name).cloned() };
+            found.extend(stage.filter(|stage| stage.runs_at(&now.here)).map(|stage| (stage, site)));
+        }
+    }
+    found
 }
 
 /// What a stage is called at a site.
 pub(crate) fn name_at(stage: &StageSpec, site: &str) -> String {
-    if stage.sites.len() > 1 { format!("{}@{site}", stage.name) } else { stage.name.clone() }
+    let is_at_several = stage.sites.len() > 1 || !stage.moves_to.is_empty();
+    if is_at_several { format!("{}@{site}", stage.name) } else { stage.name.clone() }
 }
 
 /// Cores divided by model workers: one thread each unless there are more cores than workers.
@@ -241,6 +289,7 @@ impl Launch {
         }
         Ok(Self {
             stage: name.clone(),
+            at: (stage.name.clone(), site.pipeline.here.clone()),
             is_source: stage.is_source(),
             reads_stdin: crate::input::reads_stdin(stage),
             program: program(&stage.uses)?,
@@ -250,7 +299,7 @@ impl Launch {
         })
     }
 
-    async fn keep_running(self, say: mpsc::UnboundedSender<Event>, mut stop: tokio::sync::watch::Receiver<bool>) {
+    async fn keep_running(self, say: mpsc::UnboundedSender<Event>, mut stop: watch::Receiver<bool>) {
         let (mut pause, mut quick_deaths) = (RESTART_PAUSE.0, 0);
         while !*stop.borrow() {
             let began = Instant::now();
@@ -274,7 +323,10 @@ impl Launch {
                 let _ = say.send(Event::Failed { stage: self.stage, why: ended.why });
                 return;
             }
-            let _ = say.send(Event::Restarting { stage: self.stage.clone(), why: ended.why });
+            // One that ended well was moved away, and is told to stop in a moment.
+            if !ended.well {
+                let _ = say.send(Event::Restarting { stage: self.stage.clone(), why: ended.why });
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = stop.changed() => return,
@@ -287,7 +339,7 @@ impl Launch {
     async fn run_once(
         &self,
         say: &mpsc::UnboundedSender<Event>,
-        stop: &mut tokio::sync::watch::Receiver<bool>,
+        stop: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<Option<Ended>> {
         let mut child = self.spawn()?;
         let pid = child.id().unwrap_or_default();

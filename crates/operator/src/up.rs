@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::{Input, Pipeline, StageSpec};
-use causeway_stage::Heartbeat;
+use causeway_pipelines::{Input, Phase, Pipeline, StageSpec};
+use causeway_stage::{Heartbeat, Placed, is_placed_anew};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::task::JoinSet;
@@ -107,22 +107,24 @@ pub(crate) async fn run(session: &mut Session, options: &RunOptions) -> anyhow::
     let began = Instant::now();
     let run = Run { overrides: &options.overrides, generation, replay: options.replay.as_deref() };
     let mut supervisor = Supervisor::start(session, &run)?;
-    let mut progress = Progress::start(sites.clone(), options.quiet).await?;
-    let told = Told::new(sites.clone(), "up");
+    let mut progress = Progress::start(session.placed(), options.quiet).await?;
+    let told = Told::new(session.placed(), "up");
     if let Some(address) = options.metrics {
         told.supervise(&supervisor.names(), &[], &HashMap::new());
         told.serve(address, Some(&session.home)).await?;
     }
     let mut agents = JoinSet::new();
-    for (bus, pipeline) in &sites {
-        agents.spawn(agent::keep(bus.clone(), pipeline.clone(), Arc::clone(&told)));
+    for site in &session.sites {
+        let (bus, placed) = (site.bus.clone(), site.placed.clone());
+        agents.spawn(agent::work(bus, site.pipeline.clone(), placed, Arc::clone(&told)));
     }
-    let watched = watch(session, &mut supervisor, &mut progress, options, &told).await;
+    let watched = watch(session, &mut supervisor, &mut progress, &run, options, &told).await;
     drop(agents);
     told.end(&session.home);
     let restarts = std::mem::take(&mut supervisor.restarts);
     supervisor.stop().await;
     // Where the broker is gone it is looked at when it is met again.
+    let sites = session.seen();
     for (bus, pipeline) in &sites {
         let _ = kept::look(bus, pipeline, false).await;
     }
@@ -157,17 +159,11 @@ async fn watch(
     session: &mut Session,
     supervisor: &mut Supervisor,
     progress: &mut Progress,
+    run: &Run<'_>,
     options: &RunOptions,
     told: &Told,
 ) -> anyhow::Result<bool> {
-    let at_sites = session.sites.iter().flat_map(|site| {
-        let sources = site.pipeline.stages_here().filter(|stage| stage.is_source());
-        sources.map(|stage| name_at(stage, &site.pipeline.here))
-    });
-    let mut sources: Vec<String> = at_sites.collect();
-    if options.replay.is_some() {
-        sources.clear();
-    }
+    let mut sources = if options.replay.is_some() { Vec::new() } else { sources_of(session) };
     let (all_sources, mut failed) = (sources.len(), Vec::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -177,6 +173,7 @@ async fn watch(
     let mut cannot_write = HashSet::new();
     let stop = session.told_to_stop();
     tokio::pin!(stop);
+    let mut placed: Vec<Placed> = session.sites.iter().map(|site| site.placed.clone()).collect();
     // Folds that have failed, while what they lost is run again.
     let mut mending = FuturesUnordered::new();
     loop {
@@ -195,9 +192,12 @@ async fn watch(
                 Some(Event::Said { stage, line }) => progress.say(&format!("{stage}: {line}")),
                 Some(Event::Restarting { stage, why }) => progress.say(&format!("{stage} ended ({why}); starting it again")),
                 Some(Event::Failed { stage, why }) => {
-                    let folds = |site: &&OpenSite| site.pipeline.stages_here().any(|known| known.folds && known.name == stage);
-                    if let Some(site) = session.sites.iter().find(folds) {
-                        mending.push(lost_again(site.bus.clone(), site.pipeline.clone(), stage, why));
+                    if is_on_its_way(session, &stage) {
+                        progress.say(&format!("{stage} cannot get ready where it is moved to ({why}); `causeway move --back` calls the move off"));
+                        continue;
+                    }
+                    if let Some((bus, pipeline)) = site_of_fold(session, &stage) {
+                        mending.push(lost_again(bus, pipeline, stage, why));
                         continue;
                     }
                     let was_source = sources.contains(&stage);
@@ -211,6 +211,11 @@ async fn watch(
                 }
                 None => bail!("no stage runs"),
               }
+            }
+            () = anything_is_placed_anew(&mut placed) => {
+                supervisor.place(session, run)?;
+                session.say(&supervisor.processes())?;
+                told.supervise(&supervisor.names(), &supervisor.processes(), &supervisor.restarts);
             }
             Some((stage, why, items)) = mending.next() => {
                 let Some(items) = items else { bail!("cannot run [stage.{stage}]: {why}") };
@@ -260,11 +265,46 @@ async fn watch(
     }
 }
 
+/// What the sources are called that run here.
+fn sources_of(session: &Session) -> Vec<String> {
+    let at_sites = session.sites.iter().flat_map(|site| {
+        let sources = site.pipeline.stages_here().filter(|stage| stage.is_source());
+        sources.map(|stage| name_at(stage, &site.pipeline.here))
+    });
+    at_sites.collect()
+}
+
+/// Where a fold of this name runs; `None`: it is no fold.
+fn site_of_fold(session: &Session, stage: &str) -> Option<(Bus, Pipeline)> {
+    let folds_there = |(_, pipeline): &(Bus, Pipeline)| {
+        let (name, site) = stage.split_once('@').unwrap_or((stage, &pipeline.here));
+        site == pipeline.here && pipeline.stages_here().any(|known| known.folds && known.name == name)
+    };
+    session.seen().into_iter().find(folds_there)
+}
+
+/// Comes when a stage was placed elsewhere at one of these sites.
+async fn anything_is_placed_anew(placed: &mut [Placed]) {
+    let mut changes: FuturesUnordered<_> = placed.iter_mut().map(is_placed_anew).collect();
+    changes.next().await;
+}
+
+/// Whether a stage of this name only gets ready to take over.
+fn is_on_its_way(session: &Session, stage: &str) -> bool {
+    let (name, site) = stage.split_once('@').unwrap_or((stage, ""));
+    let placement = session.sites.iter().map(|site| site.placed.borrow().placement.clone()).max_by_key(|one| one.epoch);
+    let moving = placement.and_then(|placement| placement.moving);
+    moving.is_some_and(|moving| {
+        moving.stage == name && moving.phase != Phase::HandOver && moving.to.iter().any(|to| to == site)
+    })
+}
+
 /// Runs again what a fold has lost of its changelog and therefore stopped, where nothing is lost by that; tried until the broker
 /// answers. Gives how many items, with the fold and what it said.
 async fn lost_again(bus: Bus, pipeline: Pipeline, fold: String, why: String) -> (String, String, Option<usize>) {
     loop {
-        match run_lost_again(&bus, &pipeline, &fold).await {
+        let stage = fold.split('@').next().unwrap_or(&fold);
+        match run_lost_again(&bus, &pipeline, stage).await {
             Ok(items) => return (fold, why, items),
             Err(error) => {
                 tracing::warn!(stage = fold, error = format!("{error:#}"), "what it has lost is not run again yet");
@@ -276,13 +316,14 @@ async fn lost_again(bus: Bus, pipeline: Pipeline, fold: String, why: String) -> 
 
 /// Whether every fold of this run has its state: one that finds its changelog damaged says so before it takes anything.
 async fn folds_are_restored(session: &Session, supervisor: &Supervisor) -> bool {
-    let Ok(beats) = heartbeats(&session.seen()).await else { return false };
+    let sites = session.seen();
+    let Ok(beats) = heartbeats(&sites).await else { return false };
     let processes = supervisor.processes();
     let is_restored = |fold: &StageSpec| {
-        let runs = |pid| processes.iter().any(|(stage, process)| *stage == fold.name && process.pid == pid);
+        let runs = |pid| processes.iter().any(|(_, process)| process.pid == pid);
         beats.iter().any(|beat| beat.stage == fold.name && runs(beat.pid) && beat.is_up())
     };
-    session.sites.iter().flat_map(|site| site.pipeline.stages_here()).filter(|stage| stage.folds).all(is_restored)
+    sites.iter().flat_map(|(_, pipeline)| pipeline.stages_here()).filter(|stage| stage.folds).all(is_restored)
 }
 
 /// Whether something can be written to a folder.

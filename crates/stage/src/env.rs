@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::export::Identity;
 use crate::held::Held;
 use crate::memory::keep_memory;
-use crate::metrics::{Count, IS_FULL, Status};
+use crate::metrics::{Count, IS_FULL, PARKED, Status};
 use crate::once::{self, Work};
 use crate::outcomes::{Place, link_of, meta_of_unreadable, now_ns, set_aside};
 use crate::pace::Pace;
+use crate::placed::{Placed, follow_placement, is_placed_anew};
 use crate::probe::{self, HealthArgs};
 use crate::protocol;
 use crate::quarantine::inside::{self, Inside};
@@ -55,7 +56,10 @@ pub(crate) struct Apart<O, Q> {
 /// What a running stage has at hand.
 pub(crate) struct Env {
     pub(crate) args: Args,
+    /// As the file has it, at the site where this runs.
     pub(crate) pipeline: Pipeline,
+    /// The same as its stages are placed now.
+    pub(crate) placed: Placed,
     pub(crate) spec: StageSpec,
     pub(crate) bus: Bus,
     pub(crate) ctx: Context,
@@ -178,7 +182,9 @@ async fn run(
     let name = args.stage.clone().unwrap_or_else(|| uses.into());
     start_log(args.log_format, "info");
     let spec = spec_of(&args, &pipeline, uses)?;
-    if !spec.runs_at(&pipeline.here) || (args.site.is_none() && spec.sites.len() > 1) {
+    // What is no source may be moved here.
+    let is_fixed = spec.is_source() || uses == RELAY;
+    if (is_fixed && !spec.runs_at(&pipeline.here)) || (args.site.is_none() && spec.sites.len() > 1) {
         let sites = spec.sites.join(", ");
         let why = if args.site.is_some() { "it does not run there" } else { "say at which site with --site" };
         return Err(anyhow!("[stage.{name}] runs at {sites}: {why}").context(Unfit));
@@ -193,10 +199,11 @@ async fn run(
     let site = &pipeline.here;
     let identity = Identity { pipeline: &pipeline.name, stage: &name, site, replica: &replica(), nats: &args.nats };
     let tracer = Tracer::start(&identity, status.spans());
-    let env = Arc::new(Env { args, pipeline, spec, bus, ctx, status, tracer, pace: Pace::default(), stop });
+    let placed = follow_placement(&bus, &pipeline).await;
+    let env = Arc::new(Env { args, pipeline, placed, spec, bus, ctx, status, tracer, pace: Pace::default(), stop });
     let beats = tokio::spawn(heartbeats(Arc::clone(&env), health.clone()));
     tracing::info!(stage = name, health, "stage starts");
-    let result = life(Arc::clone(&env)).await;
+    let result = if is_fixed || env.is_placed_here().await { life(Arc::clone(&env)).await } else { Ok(()) };
     beats.abort();
     let farewell = async {
         env.beat(&health, Some(&result)).await;
@@ -260,6 +267,24 @@ fn replica() -> String {
 }
 
 impl Env {
+    /// Waits until its stage is placed here, or on the move here; `false`: it was told to stop before.
+    async fn is_placed_here(&self) -> bool {
+        let mut placed = self.placed.clone();
+        loop {
+            let here = &self.pipeline.here;
+            if placed.borrow_and_update().stage(&self.spec.name).is_none_or(|spec| spec.runs_at(here)) {
+                self.status.set_idle(None);
+                return true;
+            }
+            tracing::info!(site = here, "parked: its stage runs elsewhere");
+            self.status.set_idle(Some(PARKED));
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = is_placed_anew(&mut placed) => {}
+            }
+        }
+    }
+
     async fn beat(&self, health: &str, ended: Option<&anyhow::Result<()>>) {
         let replica = replica();
         let mut beat = self.status.heartbeat(&self.spec.name, &replica, health);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_bus::{Delivery, PublishError, Pull, names};
+use causeway_pipelines::Phase;
 use causeway_schemas::{Codec, Id, Message, encode};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio_util::task::TaskTracker;
@@ -17,8 +18,10 @@ use tokio_util::task::TaskTracker;
 use crate::env::{self, Apart, Env, RETRY_PAUSE};
 use crate::guard::tried;
 use crate::held::{Held, Holding};
+use crate::metrics::{PARKED, STANDS_BY};
 use crate::once;
 use crate::outcomes;
+use crate::placed::{is_placed_anew, read_report};
 use crate::protocol::{Way, way};
 use crate::quarantine::{Quarantine, inside};
 use crate::stage_life::{Done, Verdict, failed, finish, hold, read};
@@ -53,6 +56,8 @@ enum Was<F: Fold> {
     Another,
 }
 
+/// How often it is looked whether the state is here, while it is on the move.
+const STATE_EVERY: Duration = Duration::from_millis(100);
 /// Fewest messages that the writer holds at once.
 const PINNED_HELD: usize = 64;
 /// After this long without an append another writer may have been at work: the changelog is looked at first.
@@ -63,6 +68,9 @@ const FRESH: Duration = Duration::from_millis(200);
 async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     let mut writer = Writer::<F>::start(&env).await?;
     env.load_tables().await?;
+    if !has_state(&env).await? {
+        return Ok(());
+    }
     writer.restore().await?;
     let holding = Holding::new(&env);
     let [from] = &env.spec.from[..] else {
@@ -72,6 +80,7 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     let mut pull = Pull::pinned(&env.bus, &names::stream(&env.pipeline.name, from), &env.spec.name, held);
     pull.check().await?;
     let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
+    tokio::spawn(ends_with_its_move(Arc::clone(&env)));
     env.status.set_ready();
     loop {
         let batch = tokio::select! {
@@ -102,6 +111,81 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
     }
     alive.abort();
     Ok(())
+}
+
+/// Where a fold is on the move.
+#[derive(PartialEq, Eq)]
+enum Where {
+    /// Its state is here.
+    Here,
+    /// It is on its way here.
+    Comes,
+    /// It goes elsewhere: its changelog is shut, or its stage was moved away.
+    Gone,
+}
+
+async fn whereabouts(env: &Env) -> anyhow::Result<Where> {
+    let now = env.placed.borrow().clone();
+    let (placement, here) = (&now.placement, &now.here);
+    let Some(spec) = now.stage(&env.spec.name) else { return Ok(Where::Gone) };
+    if !spec.runs_at(here) {
+        return Ok(Where::Gone);
+    }
+    let is_here = spec.sites.contains(here);
+    if spec.moves_to.is_empty() || placement.phase() != Some(Phase::HandOver) {
+        return Ok(if is_here { Where::Here } else { Where::Comes });
+    }
+    let said = read_report(&env.bus, here).await?.filter(|said| said.is_of(placement)).unwrap_or_default();
+    Ok(match (is_here, said.sealed.is_some(), said.has_state) {
+        (true, true, _) => Where::Gone,
+        (true, false, _) | (false, _, true) => Where::Here,
+        (false, _, false) => Where::Comes,
+    })
+}
+
+/// Waits until all of the state is here; `false`: it was told to stop before.
+async fn has_state(env: &Env) -> anyhow::Result<bool> {
+    let mut placed = env.placed.clone();
+    loop {
+        placed.mark_unchanged();
+        let idle = match whereabouts(env).await {
+            Ok(Where::Here) => {
+                env.status.set_idle(None);
+                return Ok(true);
+            }
+            Ok(Where::Comes) => STANDS_BY,
+            Ok(Where::Gone) => PARKED,
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "where its state is is not known");
+                STANDS_BY
+            }
+        };
+        env.status.set_idle(Some(idle));
+        tokio::select! {
+            () = env.stop.cancelled() => return Ok(false),
+            () = is_placed_anew(&mut placed) => {}
+            () = tokio::time::sleep(STATE_EVERY) => {}
+        }
+    }
+}
+
+/// Stops it once its state goes on elsewhere.
+async fn ends_with_its_move(env: Arc<Env>) {
+    let mut placed = env.placed.clone();
+    loop {
+        let moves = {
+            let now = placed.borrow_and_update();
+            now.stage(&env.spec.name).is_none_or(|spec| !spec.moves_to.is_empty() || !spec.runs_at(&now.here))
+        };
+        if moves && matches!(whereabouts(&env).await, Ok(Where::Gone)) {
+            tracing::info!("its state goes on elsewhere: it ends here");
+            return env.stop.cancel();
+        }
+        tokio::select! {
+            () = is_placed_anew(&mut placed) => {}
+            () = tokio::time::sleep(STATE_EVERY), if moves => {}
+        }
+    }
 }
 
 /// The first delivery as soon as there is one, with what is there already and more as it comes within the batch's wait.

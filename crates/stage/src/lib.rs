@@ -19,6 +19,7 @@ mod metrics;
 mod once;
 mod outcomes;
 mod pace;
+mod placed;
 mod probe;
 mod protocol;
 mod quarantine;
@@ -45,6 +46,9 @@ pub use memory::{give_back_memory, keep_memory};
 pub use metrics::Heartbeat;
 pub use once::{OnceAnswer, OnceInput, OnceMessage};
 pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger};
+pub use placed::{
+    PLACEMENT_KEY, Placed, SiteReport, follow_placement, is_placed_anew, read_placement, read_report, report_key,
+};
 pub use relay_life::{Carrying, relay_main};
 pub use reporter::Reporter;
 pub use source_life::source_main;

@@ -42,6 +42,10 @@ pub(crate) struct Status {
     /// Who waits for it.
     is_ready: Notify,
     draining: AtomicBool,
+    /// Why it takes nothing, though nothing is wrong: see `PARKED`, `STANDS_BY`.
+    idle: Mutex<Option<&'static str>>,
+    /// Of a relay: the tables that it has copied to its site.
+    copied: Mutex<Vec<String>>,
     /// What it waits for, and when that was last so.
     blocked: Mutex<Option<(String, Instant)>>,
     /// Why an input could not be handled yet, and until when that is told.
@@ -153,7 +157,8 @@ pub struct Heartbeat {
     pub pid: u32,
     /// Where /livez, /readyz and /metrics answer.
     pub health: String,
-    /// `starting`, `running`, `draining`, `ended`, or what it waits for.
+    /// `starting`, `running`, `draining`, `ended`, `parked` where its stage runs elsewhere, or what it waits for:
+    /// `waiting: to take over` while its stage is on the move here.
     pub state: String,
     /// Inputs answered.
     pub handled: u64,
@@ -177,6 +182,9 @@ pub struct Heartbeat {
     /// Of a relay: what it carries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub carrying: Vec<Carrying>,
+    /// Of a relay: the tables of the hub that it has copied to its site.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
 }
 
 /// 0.5 ms to 16 s: calls of `process`, runs of a model, publishes.
@@ -188,6 +196,11 @@ fn work_times() -> Histogram {
 const RUNNING: &str = "running";
 /// How the state of a replica that waits begins; what it waits for follows.
 const WAITING: &str = "waiting: ";
+
+/// The state of a replica whose stage runs elsewhere: it has nothing loaded.
+pub(crate) const PARKED: &str = "parked";
+/// The state of a replica that has all it needs and takes nothing yet: its stage is on the move to its site.
+pub(crate) const STANDS_BY: &str = "waiting: to take over";
 
 /// What is said of a link that has no room; its name stands before.
 pub(crate) const IS_FULL: &str = " is full";
@@ -231,6 +244,8 @@ impl Status {
             ready: AtomicBool::new(false),
             is_ready: Notify::new(),
             draining: AtomicBool::new(false),
+            idle: Mutex::default(),
+            copied: Mutex::default(),
             blocked: Mutex::new(None),
             waits: Mutex::new(None),
             registry: Registry::default(),
@@ -293,17 +308,43 @@ impl Status {
     /// What a relay carries, as it is now.
     pub(crate) fn carries(&self, now: Vec<Carrying>) {
         let mut known = self.carrying.lock().expect("no holder of the list panics");
-        for (place, one) in now.iter().enumerate() {
-            let before = known.get(place).map_or((0, 0, 0), |before| (before.messages, before.bytes, before.again));
+        for one in &now {
+            let is_it = |before: &&Carrying| before.is_of(&one.stream, &one.from, &one.to);
+            let before = known.iter().find(is_it).map_or((0, 0, 0), |it| (it.messages, it.bytes, it.again));
             let Carrying { stream, from, to, messages, bytes, again, held, waiting, .. } = one.clone();
             let labels = CarryingLabels { stream, from, to };
-            self.relay.messages.get_or_create(&labels).inc_by(messages - before.0);
-            self.relay.bytes.get_or_create(&labels).inc_by(bytes - before.1);
-            self.relay.again.get_or_create(&labels).inc_by(again - before.2);
+            // What is carried once more after a while counts from nothing.
+            self.relay.messages.get_or_create(&labels).inc_by(messages.saturating_sub(before.0));
+            self.relay.bytes.get_or_create(&labels).inc_by(bytes.saturating_sub(before.1));
+            self.relay.again.get_or_create(&labels).inc_by(again.saturating_sub(before.2));
             self.relay.held.get_or_create(&labels).set(held as i64);
             self.relay.waiting.get_or_create(&labels).set(waiting as i64);
         }
+        for gone in
+            known.iter().filter(|before| !now.iter().any(|one| one.is_of(&before.stream, &before.from, &before.to)))
+        {
+            let Carrying { stream, from, to, .. } = gone.clone();
+            let labels = CarryingLabels { stream, from, to };
+            self.relay.held.get_or_create(&labels).set(0);
+            self.relay.waiting.get_or_create(&labels).set(0);
+        }
         *known = now;
+    }
+
+    /// A relay has copied a table, all of it, to its site.
+    pub(crate) fn has_copied(&self, table: &str) {
+        let mut copied = self.copied.lock().expect("no holder of the list panics");
+        if !copied.iter().any(|known| known == table) {
+            copied.push(table.into());
+        }
+    }
+
+    /// Why it takes nothing, though nothing is wrong; `None`: it takes.
+    pub(crate) fn set_idle(&self, idle: Option<&'static str>) {
+        let before = std::mem::replace(&mut *self.idle.lock().expect("no holder of the state panics"), idle);
+        if before != idle {
+            self.is_ready.notify_one();
+        }
     }
 
     /// What becomes of spans is counted here.
@@ -429,8 +470,11 @@ impl Status {
         if let Some((why, _)) = self.waits.lock().expect("no holder of the state panics").as_ref() {
             return format!("{WAITING}{why}");
         }
+        let idle = *self.idle.lock().expect("no holder of the state panics");
         if self.draining.load(Ordering::Acquire) {
             "draining".into()
+        } else if let Some(idle) = idle {
+            idle.into()
         } else if self.ready.load(Ordering::Acquire) {
             RUNNING.into()
         } else {
@@ -455,6 +499,7 @@ impl Status {
             busy_s: self.busy_ns.load(Ordering::Relaxed) as f64 / 1e9,
             rss: exposition::rss().unwrap_or(0),
             carrying: self.carrying.lock().expect("no holder of the list panics").clone(),
+            tables: self.copied.lock().expect("no holder of the list panics").clone(),
         }
     }
 

@@ -1,18 +1,21 @@
 //! The life of a relay: it carries what crosses between its site and the hub, either way.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use causeway_bus::{Budget, Carried, Carrier, Credentials, End, First, Line, Way, names};
-use causeway_pipelines::{Crossing, Flow, RELAY, SiteSpec};
+use causeway_bus::{Budget, Carried, Carrier, Credentials, End, First, Keys, Line, Way, names};
+use causeway_pipelines::{Crossing, Flow, Pipeline, RELAY, SiteSpec};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::env::{self, Apart, Env, Unfit};
 use crate::metrics::Count;
 use crate::once::Work;
+use crate::placed::{is_placed_anew, report_key};
 use crate::quarantine::inside;
 
 /// What the `main` of the relay says.
@@ -48,10 +51,35 @@ pub struct Carrying {
     pub trouble: Option<String>,
 }
 
+impl Carrying {
+    /// Whether it is this stream on this way.
+    pub(crate) fn is_of(&self, stream: &str, from: &str, to: &str) -> bool {
+        self.stream == stream && self.from == from && self.to == to
+    }
+}
+
 /// A stream with what has become of it.
 struct Carriage {
     told: Carrying,
     carried: Arc<Carried>,
+    stop: CancellationToken,
+}
+
+/// What a relay has under way.
+struct Relay {
+    env: Arc<Env>,
+    here: SiteSpec,
+    line: Arc<Line>,
+    /// All that goes up shares one budget.
+    up: Arc<Budget>,
+    down: Arc<Budget>,
+    carriages: Vec<Carriage>,
+    carriers: JoinSet<()>,
+    /// The tables that are copied here.
+    tables: BTreeSet<String>,
+    /// The fold whose state is taken over.
+    state: Option<(String, CancellationToken)>,
+    copies: JoinSet<()>,
 }
 
 fn once(work: &Work<'_>) -> anyhow::Result<()> {
@@ -67,15 +95,21 @@ async fn live(env: Arc<Env>) -> anyhow::Result<()> {
         return Err(anyhow!(why).context(Unfit));
     };
     let Some(line) = reach(&env, hub, &address).await else { return Ok(()) };
-    let mut carriers = JoinSet::new();
-    let mut carriages = carry(&env, here, &line, &mut carriers);
-    let mut others = JoinSet::new();
-    for table in pipeline.tables_at(&here.name) {
-        let (line, bus) = (Arc::clone(&line), env.bus.clone());
-        others.spawn(async move { Box::pin(line.copy_table(&bus, table)).await });
-    }
+    let mut relay = Relay {
+        up: Arc::new(Budget::new(here.bytes_per_s)),
+        down: Arc::new(Budget::new(None)),
+        here: here.clone(),
+        line: Arc::clone(&line),
+        carriages: Vec::new(),
+        carriers: JoinSet::new(),
+        tables: BTreeSet::new(),
+        state: None,
+        copies: JoinSet::new(),
+        env: Arc::clone(&env),
+    };
+    relay.says_what_it_did();
     let name = hub.name.clone();
-    others.spawn(async move {
+    relay.copies.spawn(async move {
         line.watch(|answers| {
             if answers {
                 tracing::info!(hub = name, "the hub answers again");
@@ -85,20 +119,23 @@ async fn live(env: Arc<Env>) -> anyhow::Result<()> {
         })
         .await;
     });
+    let mut placed = env.placed.clone();
+    relay.carry(&placed.borrow_and_update().clone());
     env.status.set_ready();
     let mut every = tokio::time::interval(LOOK_EVERY);
     while !env.stop.is_cancelled() {
         tokio::select! {
             () = env.stop.cancelled() => break,
-            _ = every.tick() => look(&env, &mut carriages),
-            Some(ended) = carriers.join_next() => ended.context("what carries ended")?,
-            Some(ended) = others.join_next() => ended.context("what copies ended")?,
+            _ = every.tick() => relay.look(),
+            () = is_placed_anew(&mut placed) => relay.carry(&placed.borrow_and_update().clone()),
+            Some(ended) = relay.carriers.join_next() => ended.context("what carries ended")?,
+            Some(ended) = relay.copies.join_next() => ended.context("what copies ended")?,
         }
     }
     env.status.set_draining();
-    let drained = async { while carriers.join_next().await.is_some() {} };
+    let drained = async { while relay.carriers.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(env.args.drain, drained).await;
-    look(&env, &mut carriages);
+    relay.look();
     Ok(())
 }
 
@@ -125,37 +162,120 @@ async fn reach(env: &Env, hub: &SiteSpec, address: &str) -> Option<Arc<Line>> {
     }
 }
 
-/// Starts what carries each stream that crosses.
-fn carry(env: &Arc<Env>, here: &SiteSpec, line: &Arc<Line>, carriers: &mut JoinSet<()>) -> Vec<Carriage> {
-    let (mine, hub) = (End::here(&env.bus), End::Across(Arc::clone(line)));
-    // All that goes up shares one budget.
-    let (up, down) = (Arc::new(Budget::new(here.bytes_per_s)), Arc::new(Budget::new(None)));
-    let mut carriages = Vec::new();
-    let plan = env.pipeline.plan();
-    for Crossing { flow, from, to, captured } in plan.crossings(&here.name) {
-        for stream in streams(flow) {
-            let is_up = from == here.name;
-            let first = match here.first {
-                causeway_pipelines::First::Newest if is_up => First::Newest,
-                _ => First::Oldest,
-            };
-            let way = Way {
-                stream: names::stream(&env.pipeline.name, stream),
-                durable: names::relay(to),
-                sites: (from.into(), to.into()),
-                captured: captured.clone(),
-                first,
-            };
-            let carrier =
-                if is_up { Carrier::new(&mine, &hub, &way, &up) } else { Carrier::new(&hub, &mine, &way, &down) };
-            let (stream, from, to) = (stream.into(), from.into(), to.into());
-            let told = Carrying { stream, from, to, ..Carrying::default() };
-            carriages.push(Carriage { told, carried: carrier.carried() });
-            let stop = env.stop.clone();
-            carriers.spawn(carrier.run(async move { stop.cancelled().await }));
+impl Relay {
+    /// Carries what crosses now, and ends to carry what does not any more; copies the tables that are read here.
+    fn carry(&mut self, now: &Pipeline) {
+        let (plan, here) = (now.plan(), self.here.name.clone());
+        let mut wanted = Vec::new();
+        for Crossing { flow, from, to, captured } in plan.crossings(&here) {
+            wanted.extend(streams(flow).into_iter().map(|stream| (stream, from, to, captured.clone())));
         }
+        self.carriages.retain(|carriage| {
+            let stays = wanted.iter().any(|(stream, from, to, _)| carriage.told.is_of(stream, from, to));
+            if !stays {
+                carriage.stop.cancel();
+            }
+            stays
+        });
+        for (stream, from, to, captured) in &wanted {
+            if !self.carriages.iter().any(|carriage| carriage.told.is_of(stream, from, to)) {
+                self.carry_one(&now.name, stream, (from, to), captured.clone());
+            }
+        }
+        for carriage in &self.carriages {
+            let Carrying { stream, from, to, .. } = &carriage.told;
+            let back = wanted.iter().any(|one| one.0 == stream && one.1 == to && one.2 == from);
+            carriage.carried.is_one_way(!back);
+        }
+        for table in now.tables_at(&here) {
+            self.copy(table, Keys::All);
+        }
+        self.copy(names::PLACEMENT, Keys::AllBut(report_key(&here)));
+        self.copy_state(now);
     }
-    carriages
+
+    /// Takes the state of a fold over that is on the move between here and the hub.
+    fn copy_state(&mut self, now: &Pipeline) {
+        let (here, hub) = (&self.here.name, &now.hub().name);
+        let moving = now.stages.iter().find(|stage| stage.folds && !stage.moves_to.is_empty());
+        let way = moving.map(|stage| (&stage.name, &stage.sites[0], &stage.moves_to[0]));
+        let way = way.filter(|&(_, from, to)| (from == here && to == hub) || (from == hub && to == here));
+        if let Some((_, stop)) = self.state.take_if(|(stage, _)| way.is_none_or(|(name, ..)| name != stage)) {
+            stop.cancel();
+        }
+        let Some((stage, from, _)) = way.filter(|_| self.state.is_none()) else { return };
+        let (stop, there) = (self.env.stop.child_token(), from == here);
+        self.state = Some((stage.clone(), stop.clone()));
+        let (line, env, stage) = (Arc::clone(&self.line), Arc::clone(&self.env), stage.clone());
+        self.copies.spawn(async move {
+            let copies = Box::pin(line.copy_log(&env.bus, &stage, there));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = copies => {}
+            }
+        });
+    }
+
+    fn carry_one(&mut self, pipeline: &str, stream: &str, (from, to): (&str, &str), captured: Vec<String>) {
+        let (mine, hub) = (End::here(&self.env.bus), End::Across(Arc::clone(&self.line)));
+        let is_up = from == self.here.name;
+        let first = match self.here.first {
+            causeway_pipelines::First::Newest if is_up => First::Newest,
+            _ => First::Oldest,
+        };
+        let way = Way {
+            stream: names::stream(pipeline, stream),
+            durable: names::relay(to),
+            sites: (from.into(), to.into()),
+            captured,
+            first,
+        };
+        let carrier =
+            if is_up { Carrier::new(&mine, &hub, &way, &self.up) } else { Carrier::new(&hub, &mine, &way, &self.down) };
+        let told = Carrying { stream: stream.into(), from: from.into(), to: to.into(), ..Carrying::default() };
+        let stop = self.env.stop.child_token();
+        self.carriages.push(Carriage { told, carried: carrier.carried(), stop: stop.clone() });
+        self.carriers.spawn(carrier.run(async move { stop.cancelled().await }));
+    }
+
+    /// Copies a table of the hub, from now on for ever.
+    fn copy(&mut self, table: &str, keys: Keys) {
+        if !self.tables.insert(table.into()) {
+            return;
+        }
+        let (line, env, table) = (Arc::clone(&self.line), Arc::clone(&self.env), table.to_owned());
+        self.copies.spawn(async move {
+            Box::pin(line.copy_table(&env.bus, &table, &keys, || env.status.has_copied(&table))).await;
+        });
+    }
+
+    /// What this site says of a move the hub has to know.
+    fn says_what_it_did(&mut self) {
+        let (line, env, keys) =
+            (Arc::clone(&self.line), Arc::clone(&self.env), Keys::Only(report_key(&self.here.name)));
+        self.copies.spawn(async move {
+            Box::pin(line.copy_table_there(&env.bus, names::PLACEMENT, &keys)).await;
+        });
+    }
+
+    /// Says what was carried since the last look.
+    fn look(&mut self) {
+        let status = &self.env.status;
+        for Carriage { told, carried, .. } in &mut self.carriages {
+            let messages = carried.messages();
+            status.count(Count::Handled, messages - told.messages);
+            told.messages = messages;
+            (told.bytes, told.again) = (carried.bytes(), carried.again());
+            (told.held, told.waiting, told.trouble) = (carried.held(), carried.waiting(), carried.trouble());
+        }
+        let carrying: Vec<Carrying> = self.carriages.iter().map(|carriage| carriage.told.clone()).collect();
+        // A link that is cut is the same trouble to all.
+        let troubled = carrying.iter().find_map(|told| Some((told, told.trouble.as_ref()?)));
+        if let Some((told, trouble)) = troubled {
+            status.blocked(&format!("{} to {}: {trouble}", told.stream, told.to), LOOK_EVERY);
+        }
+        status.carries(carrying);
+    }
 }
 
 fn streams(flow: Flow<'_>) -> Vec<&str> {
@@ -163,22 +283,4 @@ fn streams(flow: Flow<'_>) -> Vec<&str> {
         Flow::Stage(name) => vec![name],
         Flow::Ends => vec![names::EMPTY, names::RECEIPT],
     }
-}
-
-/// Says what was carried since the last look.
-fn look(env: &Env, carriages: &mut [Carriage]) {
-    for Carriage { told, carried } in carriages.iter_mut() {
-        let messages = carried.messages();
-        env.status.count(Count::Handled, messages - told.messages);
-        told.messages = messages;
-        (told.bytes, told.again) = (carried.bytes(), carried.again());
-        (told.held, told.waiting, told.trouble) = (carried.held(), carried.waiting(), carried.trouble());
-    }
-    let carrying: Vec<Carrying> = carriages.iter().map(|carriage| carriage.told.clone()).collect();
-    // A link that is cut is the same trouble to all.
-    let troubled = carrying.iter().find_map(|told| Some((told, told.trouble.as_ref()?)));
-    if let Some((told, trouble)) = troubled {
-        env.status.blocked(&format!("{} to {}: {trouble}", told.stream, told.to), LOOK_EVERY);
-    }
-    env.status.carries(carrying);
 }

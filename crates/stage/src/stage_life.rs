@@ -1,5 +1,6 @@
 use std::any::Any;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, mpsc};
@@ -7,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use causeway_bus::{BusError, Delivery, Outgoing, Pull, names};
+use causeway_pipelines::{Phase, Pipeline};
 use causeway_schemas::{Capture, DecodeError, Message, MetaError, decode};
 use futures::future::join_all;
 use tokio::sync::mpsc as tokio_mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::again::is_for_another;
@@ -18,9 +21,10 @@ use crate::guard::guard;
 use crate::held::{Held, Holding};
 use crate::inputs::Inputs;
 use crate::memory::give_back_memory;
-use crate::metrics::Count;
+use crate::metrics::{Count, STANDS_BY};
 use crate::once;
 use crate::outcomes;
+use crate::placed::is_placed_anew;
 use crate::protocol::{Step, TOO_MUCH, Way as How, steps, too_much, way};
 use crate::quarantine::inside;
 use crate::runs;
@@ -70,21 +74,15 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     let workers = start_workers::<S>(&env, worked, &done).await?;
     drop(done);
     env.load_tables().await?;
-    let mut pulls = Vec::new();
-    for from in env.pipeline.plan().taken_here(&env.spec) {
-        let stream = names::stream(&env.pipeline.name, from);
-        let pull = Pull::shared(&env.bus, &stream, &env.spec.name, env.pace.held(&env.spec));
-        pull.check().await?;
-        pulls.push(pull);
+    let now = env.placed.borrow().clone();
+    // While it is handed over some of them may be gone already.
+    if now.placement.phase() != Some(Phase::HandOver) {
+        for stream in taken(&env, &now) {
+            pull_of(&env, &stream).check().await?;
+        }
     }
     let alive = tokio::spawn(Arc::clone(&holding).keep_alive());
-    let fetching = TaskTracker::new();
-    for pull in pulls {
-        let ways = Ways { work: work.clone(), again: again.clone() };
-        fetching.spawn(fetch(Arc::clone(&env), pull, Arc::clone(&holding), ways));
-    }
-    drop((again, work));
-    fetching.close();
+    tokio::spawn(take(Arc::clone(&env), Arc::clone(&holding), Ways { work, again }));
     let finishing = TaskTracker::new();
     let guarding = tokio::spawn(guard::<S::Output>(Arc::clone(&env), came_again, finishing.clone()));
     env.status.set_ready();
@@ -122,18 +120,70 @@ async fn live<S: Stage>(env: Arc<Env>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The streams that the stage takes from here.
+fn taken(env: &Env, now: &Pipeline) -> Vec<String> {
+    let Some(spec) = now.stage(&env.spec.name) else { return Vec::new() };
+    now.plan().taken_here(spec).into_iter().map(|from| names::stream(&now.name, from)).collect()
+}
+
+fn pull_of(env: &Env, stream: &str) -> Pull {
+    Pull::shared(&env.bus, stream, &env.spec.name, env.pace.held(&env.spec))
+}
+
+/// Takes from all that it takes from here, until it is stopped. A move changes what that is; where its stage is no more, it ends.
+async fn take(env: Arc<Env>, holding: Arc<Holding>, ways: Ways) {
+    let (fetching, mut placed) = (TaskTracker::new(), env.placed.clone());
+    let mut fetchers: HashMap<String, CancellationToken> = HashMap::new();
+    while !env.stop.is_cancelled() {
+        let now = placed.borrow_and_update().clone();
+        let streams = taken(&env, &now);
+        fetchers.retain(|stream, stop| {
+            let stays = streams.contains(stream);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for stream in &streams {
+            if !fetchers.contains_key(stream) {
+                let stop = env.stop.child_token();
+                fetching.spawn(fetch(
+                    Arc::clone(&env),
+                    pull_of(&env, stream),
+                    Arc::clone(&holding),
+                    ways.clone(),
+                    stop.clone(),
+                ));
+                fetchers.insert(stream.clone(), stop);
+            }
+        }
+        env.status.set_idle(streams.is_empty().then_some(STANDS_BY));
+        if now.stage(&env.spec.name).is_some_and(|spec| !spec.runs_at(&now.here)) {
+            tracing::info!(site = now.here, "its stage was moved: it ends here");
+            env.stop.cancel();
+        }
+        tokio::select! {
+            () = env.stop.cancelled() => {}
+            () = is_placed_anew(&mut placed) => {}
+        }
+    }
+    fetching.close();
+    fetching.wait().await;
+}
+
 /// Where inputs go: those that come for the first time into batches, others through the guard.
+#[derive(Clone)]
 struct Ways {
     work: mpsc::Sender<Arc<Held>>,
     again: tokio_mpsc::UnboundedSender<Arc<Held>>,
 }
 
-async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, ways: Ways) {
+async fn fetch(env: Arc<Env>, mut pull: Pull, holding: Arc<Holding>, ways: Ways, stop: CancellationToken) {
     loop {
         pull.set_held(env.pace.held(&env.spec));
         let delivery = tokio::select! {
             biased;
-            () = env.stop.cancelled() => return,
+            () = stop.cancelled() => return,
             delivery = pull.next() => delivery,
         };
         let Some(held) = hold(&env, &holding, delivery).await else { continue };

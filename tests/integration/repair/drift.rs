@@ -77,7 +77,7 @@ async fn a_durable_made_anew_loses_nothing_that_is_unread() {
         })
         .await;
     }
-    let wish = DurableWish { name: "classify".into(), taker: TakerSort::Shared, subjects: Vec::new() };
+    let wish = DurableWish { name: "classify".into(), taker: TakerSort::Shared, subjects: Vec::new(), ends: false };
     // While they come and are answered, the durable is made anew again and again, and once a renewal is cut off.
     for number in 0..FEATURES_SENT {
         let (meta, body) = feature(&number.to_string());

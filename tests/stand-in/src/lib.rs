@@ -18,14 +18,17 @@ use anyhow::Context as _;
 /// The stages that it plays.
 const PLAYED: [&str; 5] = ["capture", "preprocess", "extract", "classify", "cluster"];
 
-/// Links `causeway` and the stand-in out of `bin` into `folder`, under the names that the supervisor looks for beside it.
+/// Links `causeway`, the relay and the stand-in out of `bin` into `folder`, under the names that the supervisor looks for beside it.
 pub fn link(bin: &Path, folder: &Path) -> anyhow::Result<()> {
     let link = |program: &str, name: &str| {
         let (from, to) = (bin.join(program), folder.join(name));
         let linked = fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop));
         linked.with_context(|| format!("cannot link {} as {}", from.display(), to.display()))
     };
-    link("causeway", "causeway")?;
+    // What carries between sites is not played: it is the runtime.
+    for program in ["causeway", "causeway-relay"] {
+        link(program, program)?;
+    }
     PLAYED.iter().try_for_each(|stage| link("causeway-stand-in", &format!("causeway-{stage}")))
 }
 

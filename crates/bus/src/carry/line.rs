@@ -60,12 +60,12 @@ impl Line {
     }
 
     /// The connection that there is now.
-    pub(super) fn bus(&self) -> Bus {
+    pub(crate) fn bus(&self) -> Bus {
         self.now.lock().expect("nobody panics with it").clone()
     }
 
     /// Told when it was made anew.
-    pub(super) fn renewals(&self) -> watch::Receiver<u64> {
+    pub(crate) fn renewals(&self) -> watch::Receiver<u64> {
         self.renewed.subscribe()
     }
 

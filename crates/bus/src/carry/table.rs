@@ -7,27 +7,52 @@ use tokio::sync::mpsc;
 use super::Line;
 use crate::{Bus, BusError, Follow};
 
-/// Pause before a table is followed anew, and before what was not stored here is tried again.
+/// Pause before a table is followed anew, and before what was not stored is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Which entries of a table are copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keys {
+    /// All.
+    All,
+    /// All but this one: it is set here.
+    AllBut(String),
+    /// This one alone.
+    Only(String),
+}
+
+impl Keys {
+    fn has(&self, key: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(other) => key != other,
+            Self::Only(only) => key == only,
+        }
+    }
+}
 
 impl Line {
     /// Keeps a table of the site of `here` as it is at the other end, for ever. All of it is compared whenever following begins anew, so
-    /// whatever was missed meanwhile is made up for.
-    pub async fn copy_table(&self, here: &Bus, table: &str) {
+    /// whatever was missed meanwhile is made up for. Says whenever it is all here.
+    pub async fn copy_table(&self, here: &Bus, table: &str, keys: &Keys, copied: impl Fn() + Send + Sync) {
         loop {
             let (mut renewed, there) = (self.renewals(), self.bus());
-            let (told, changes) = mpsc::unbounded_channel();
-            let mut tell = |follow| told.send(follow).is_ok();
+            let copied = copy(&there, here, table, keys, &copied);
+            // What was asked for on the connection before does not come any more.
             tokio::select! {
-                followed = there.follow_table_once(table, &mut tell) => {
-                    let why = followed.err().map(|error| error.to_string());
-                    tracing::debug!(table, why, "the other site's table is followed anew");
-                }
-                copied = copy(here, table, changes) => {
-                    let why = copied.err().map(|error| error.to_string());
-                    tracing::debug!(table, why, "not copied; tried again");
-                }
-                // What was asked for on the connection before does not come any more.
+                () = copied => {}
+                _ = renewed.changed() => continue,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The other way: keeps what is here of a table there too.
+    pub async fn copy_table_there(&self, here: &Bus, table: &str, keys: &Keys) {
+        loop {
+            let (mut renewed, there) = (self.renewals(), self.bus());
+            tokio::select! {
+                () = copy(here, &there, table, keys, &|| ()) => {}
                 _ = renewed.changed() => continue,
             }
             tokio::time::sleep(PAUSE).await;
@@ -35,17 +60,39 @@ impl Line {
     }
 }
 
-/// Takes changes of a table elsewhere into the one here, until there are no more.
-async fn copy(here: &Bus, table: &str, mut changes: mpsc::UnboundedReceiver<Follow>) -> Result<(), BusError> {
-    let entries = here.table_entries(table).await?;
-    let mut now: HashMap<String, Bytes> = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+/// Follows a table and sets each change elsewhere, until one of them fails.
+async fn copy(from: &Bus, to: &Bus, table: &str, keys: &Keys, copied: &(impl Fn() + Send + Sync)) {
+    let (told, changes) = mpsc::unbounded_channel();
+    let mut tell = |follow| told.send(follow).is_ok();
+    tokio::select! {
+        followed = from.follow_table_once(table, &mut tell) => {
+            let why = followed.err().map(|error| error.to_string());
+            tracing::debug!(table, why, "the table is followed anew");
+        }
+        done = set(to, table, keys, changes, copied) => {
+            let why = done.err().map(|error| error.to_string());
+            tracing::debug!(table, why, "not copied; tried again");
+        }
+    }
+}
+
+/// Takes changes of a table elsewhere into the one of a bus, until there are no more.
+async fn set(
+    to: &Bus,
+    table: &str,
+    keys: &Keys,
+    mut changes: mpsc::UnboundedReceiver<Follow>,
+    copied: &(impl Fn() + Send + Sync),
+) -> Result<(), BusError> {
+    let entries = to.table_entries(table).await?.into_iter().filter(|entry| keys.has(&entry.key));
+    let mut now: HashMap<String, Bytes> = entries.map(|entry| (entry.key, entry.value)).collect();
     // Which of them the other one has, until all of those have been told.
     let mut seen = Some(HashSet::new());
     while let Some(change) = changes.recv().await {
         match change {
-            Follow::Put(entry) => {
+            Follow::Put(entry) if keys.has(&entry.key) => {
                 if now.get(&entry.key) != Some(&entry.value) {
-                    here.table_put(table, &entry.key, entry.value.clone()).await?;
+                    to.table_put(table, &entry.key, entry.value.clone()).await?;
                 }
                 if let Some(seen) = &mut seen {
                     seen.insert(entry.key.clone());
@@ -54,21 +101,27 @@ async fn copy(here: &Bus, table: &str, mut changes: mpsc::UnboundedReceiver<Foll
             }
             Follow::Removed { key, .. } => {
                 if now.remove(&key).is_some() {
-                    here.table_remove(table, &key).await?;
+                    to.table_remove(table, &key).await?;
                 }
             }
+            Follow::Put(_) => {}
             Follow::Loaded => {
                 let Some(seen) = seen.take() else { continue };
                 // A table that was just made anew has nothing to tell: nobody removed what is here.
                 if seen.is_empty() && !now.is_empty() {
-                    tracing::warn!(table, "the table is empty at the other site; what is here stays");
+                    tracing::warn!(
+                        table,
+                        "where the table is copied from nothing of it is there; what was copied stays"
+                    );
+                    copied();
                     continue;
                 }
                 let strange: Vec<String> = now.keys().filter(|key| !seen.contains(*key)).cloned().collect();
                 for key in strange {
-                    here.table_remove(table, &key).await?;
+                    to.table_remove(table, &key).await?;
                     now.remove(&key);
                 }
+                copied();
             }
         }
     }

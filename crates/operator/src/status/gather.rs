@@ -1,13 +1,14 @@
 use std::time::Duration;
 
 use causeway_bus::{Bus, DurableState, Snapshot, StreamState, names};
-use causeway_pipelines::{Flow, Pipeline, StageSpec};
+use causeway_pipelines::{Flow, Pipeline, Placement, StageSpec};
 use causeway_stage::{Carrying, Heartbeat, now_ns};
 use serde_json::{Value, json};
 
 use crate::drift::Drift;
 use crate::home::Running;
 use crate::people::read_people;
+use crate::placement::reports;
 use crate::terminal::one_line;
 
 /// A replica says how it is once a second; one that has not for this long is marked.
@@ -32,6 +33,8 @@ pub(crate) struct Gathered {
     pub(crate) stages: Vec<StageStatus>,
     pub(crate) streams: Vec<StreamStatus>,
     pub(crate) folds: Vec<FoldStatus>,
+    /// Which stages were moved, and which is on the move; nothing where none ever was.
+    pub(crate) placement: Option<PlacementStatus>,
     /// What crosses to and from this site.
     pub(crate) carrying: Vec<Carrying>,
     pub(crate) people: usize,
@@ -39,6 +42,33 @@ pub(crate) struct Gathered {
     pub(crate) dead_letters: u64,
     /// What the agent found otherwise than it should be, of late.
     pub(crate) drift: Vec<Drift>,
+}
+
+/// Where stages are that were moved.
+#[derive(Debug)]
+pub(crate) struct PlacementStatus {
+    pub(crate) placement: Placement,
+    /// Of a move that is under way: what it waits for.
+    pub(crate) waits_for: Vec<String>,
+}
+
+impl PlacementStatus {
+    async fn read(bus: &Bus, pipeline: &Pipeline) -> Option<Self> {
+        let placement = pipeline.placement.clone();
+        if placement.epoch == 0 {
+            return None;
+        }
+        let reports = reports(bus, pipeline).await.unwrap_or_default();
+        let under_way = reports.into_values().filter(|report| placement.moving.is_some() && report.is_of(&placement));
+        let waits_for = under_way.filter_map(|report| report.waits_for).collect();
+        Some(Self { placement, waits_for })
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let mut object = json!(self.placement);
+        object["waits_for"] = json!(self.waits_for);
+        object
+    }
 }
 
 /// One stage of the pipeline.
@@ -182,6 +212,7 @@ impl Gathered {
             stages,
             streams,
             folds,
+            placement: PlacementStatus::read(bus, pipeline).await,
             carrying,
             people: people.len(),
             vectors: people.iter().map(|person| person.vectors.len()).sum(),
@@ -197,6 +228,7 @@ impl Gathered {
             "file": self.file,
             "up": self.up,
             "nats": self.nats,
+            "placement": self.placement.as_ref().map(PlacementStatus::to_json),
             "carrying": self.carrying,
             "stages": self.stages.iter().map(stage_json).collect::<Vec<_>>(),
             "streams": self.streams.iter().map(stream_json).collect::<Vec<_>>(),
@@ -359,6 +391,7 @@ pub(crate) mod tests {
             busy_s: 0.5,
             rss: 50_000_000,
             carrying: Vec::new(),
+            tables: Vec::new(),
         };
         Replica { beat, silent: Duration::from_secs(silent_s) }
     }

@@ -1,7 +1,8 @@
+use causeway_pipelines::{Phase, Placement};
 use causeway_stage::Carrying;
 
 use crate::drift::Drift;
-use crate::status::gather::{FoldStatus, Gathered, StageStatus, StreamStatus};
+use crate::status::gather::{FoldStatus, Gathered, PlacementStatus, StageStatus, StreamStatus};
 use crate::terminal::{Paint, age, bytes, count, date_time, one_line, table};
 
 /// What stands where there is nothing to say.
@@ -38,11 +39,11 @@ impl Gathered {
         let dropped: String = self.stages.iter().filter_map(dropped_line).collect();
         let at = self.site.as_ref().map_or(String::new(), |site| format!(" at {site}"));
         let (pipeline, file) = (Paint::Bold.on(&(self.pipeline.clone() + &at)), &self.file);
-        let crossing = self.crossing();
+        let (crossing, moved) = (self.crossing(), self.placement.as_ref().map_or(String::new(), placement_lines));
         let drift: String = self.drift.iter().map(drift_line).collect();
         let folds: String = self.folds.iter().map(fold_line).collect();
         format!(
-            "{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{crossing}{drift}\n{folds}{people}, {dead}\n"
+            "{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{crossing}{drift}\n{moved}{folds}{people}, {dead}\n"
         )
     }
 }
@@ -65,6 +66,30 @@ impl Gathered {
         let rows = self.carrying.iter().map(row).collect();
         format!("\n{}", table(&head, &[2, 3, 4, 5, 6], rows))
     }
+}
+
+/// Which stages were moved, and how far the one is that is on the move.
+fn placement_lines(status: &PlacementStatus) -> String {
+    let Placement { epoch, sites, moving } = &status.placement;
+    let moved: Vec<String> = sites.iter().map(|(stage, sites)| format!("{stage} to {}", sites.join(", "))).collect();
+    let moved = if moved.is_empty() {
+        "all stages are where the file has them".into()
+    } else {
+        format!("moved: {}", moved.join("; "))
+    };
+    let mut lines = format!("placement {epoch}: {moved}\n");
+    if let Some(moving) = moving {
+        let phase = match moving.phase {
+            Phase::Prepare => "is getting ready",
+            Phase::HandOver => "is handed over",
+            Phase::Back => "is called off",
+        };
+        let waits = status.waits_for.iter().map(|what| one_line(what, MAX_DETAIL)).collect::<Vec<_>>().join(", ");
+        let waits = if waits.is_empty() { String::new() } else { format!("; waits for {waits}") };
+        let line = format!("{} on its way to {}: it {phase}{waits}", moving.stage, moving.to.join(", "));
+        lines += &(Paint::Yellow.on(&line) + "\n");
+    }
+    lines
 }
 
 /// Nothing where nothing was dropped.
@@ -164,6 +189,7 @@ mod tests {
                 FoldStatus { stage: "cluster".into(), behind: 1, snapshot: Some((1 << 20, Duration::from_mins(5))) },
                 FoldStatus { stage: "groups".into(), behind: 7, snapshot: None },
             ],
+            placement: None,
             carrying: Vec::new(),
             people: 1,
             vectors: 2,

@@ -1,0 +1,174 @@
+//! The state of a fold on its way to another broker: its changelog from a snapshot on, each change with the number that it has.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::bus::error_chain;
+use crate::{Bus, BusError, CHANGE, Line, PublishError, Snapshot, StreamWish, names};
+
+/// Changes that are taken over at once, and their bytes.
+const AT_ONCE: (usize, u64) = (256, 1 << 20);
+/// What is said of a message of a changelog that is no change of ours: it keeps its number.
+const PASSED_OVER: &str = "passed-over.v1";
+/// How often it is looked what is new.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What another broker needs of a changelog.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogBegin {
+    /// The first change.
+    pub begin: u64,
+    /// The change that the snapshot is made behind, where there is one.
+    pub snapshot: Option<u64>,
+    /// The last change when that was asked for.
+    pub last: u64,
+}
+
+/// Why a changelog is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A broker does not say.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// What was taken over was not stored.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// Changes are missing.
+    #[error("changes {0} to {1} of {2} are missing")]
+    Missing(u64, u64, String),
+    /// A snapshot is missing.
+    #[error("the snapshot behind change {0} of {1} is missing, or does not read")]
+    NoSnapshot(u64, String),
+}
+
+impl Bus {
+    /// Where the changelog of a fold begins for another broker: with what its newest snapshot was made behind.
+    pub async fn log_begin(&self, stage: &str) -> Result<LogBegin, BusError> {
+        let changelog = names::changelog(&self.pipeline, stage);
+        let state = self.stream_state(&changelog).await?.unwrap_or_default();
+        let newest = self.snapshots(stage).await?.into_iter().next();
+        Ok(match newest {
+            // One of no bytes says that everything up to there is forgotten.
+            Some(base) if base.bytes == 0 => {
+                LogBegin { begin: base.sequence + 1, snapshot: Some(base.sequence), last: state.last_sequence }
+            }
+            Some(snapshot) => {
+                LogBegin { begin: snapshot.sequence, snapshot: Some(snapshot.sequence), last: state.last_sequence }
+            }
+            None => LogBegin { begin: state.first_sequence.max(1), snapshot: None, last: state.last_sequence },
+        })
+    }
+
+    /// Makes the streams of a fold's state, its changelog so that it begins with the change `begin`. What is there stays.
+    pub async fn make_log(&self, changelog: &StreamWish, snapshots: &StreamWish, begin: u64) -> Result<(), BusError> {
+        if self.stream_state(&changelog.name).await?.is_none() {
+            let config = Config { first_sequence: Some(begin.max(1)), ..changelog.config() };
+            let made = self.js.create_stream(config).await;
+            made.map_err(|error| {
+                BusError::request(format!("make the stream {}", changelog.name), error_chain(&error))
+            })?;
+        }
+        self.apply_stream(snapshots).await?;
+        Ok(())
+    }
+
+    /// From now on nobody appends to a stream: gives its last sequence, which stays so. `None`: there is none.
+    pub async fn shut_stream(&self, stream: &str) -> Result<Option<u64>, BusError> {
+        let fail = |why: String| BusError::request(format!("shut the stream {stream}"), why);
+        if self.stream_state(stream).await?.is_none() {
+            return Ok(None);
+        }
+        let handle = self.js.get_stream(stream).await.map_err(|error| fail(error_chain(&error)))?;
+        let config = Config { subjects: vec![names::shut(stream)], ..handle.cached_info().config.clone() };
+        self.js.update_stream(&config).await.map_err(|error| fail(error_chain(&error)))?;
+        Ok(self.stream_state(stream).await?.map(|state| state.last_sequence))
+    }
+
+    /// Removes a stream with all that it holds, if there is one.
+    pub async fn remove_stream(&self, stream: &str) -> Result<(), BusError> {
+        if self.stream_state(stream).await?.is_none() {
+            return Ok(());
+        }
+        let removed = self.js.delete_stream(stream).await;
+        removed.map_err(|error| BusError::request(format!("remove the stream {stream}"), error_chain(&error)))?;
+        Ok(())
+    }
+
+    /// Takes over what the changelog of a fold has at another broker and not here, and the snapshot that it begins with. Nothing where
+    /// its streams are not made yet.
+    async fn take_log(&self, from: &Self, stage: &str) -> Result<(), LogError> {
+        let changelog = names::changelog(&self.pipeline, stage);
+        let subject = names::changelog_subject(&self.pipeline, stage);
+        let Some(state) = self.stream_state(&changelog).await? else { return Ok(()) };
+        if self.stream_state(&names::snapshots(&self.pipeline, stage)).await?.is_none() {
+            return Ok(());
+        }
+        let begin = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };
+        let mut last = state.last_sequence;
+        loop {
+            let records = from.batch_from(&changelog, last + 1, AT_ONCE.0, AT_ONCE.1).await?;
+            let Some(first) = records.first() else { break };
+            if first.sequence != last + 1 {
+                return Err(LogError::Missing(last + 1, first.sequence - 1, changelog));
+            }
+            let mut changes = Vec::new();
+            for (place, record) in records.into_iter().enumerate() {
+                let (wanted, sequence) = (last + 1 + place as u64, record.sequence);
+                if sequence != wanted {
+                    return Err(LogError::Missing(wanted, sequence - 1, changelog));
+                }
+                let kind = if record.headers.kind() == Some(CHANGE) { CHANGE } else { PASSED_OVER };
+                changes.push((kind, record.body));
+            }
+            last = self.append_all(&subject, last, changes).await?;
+        }
+        self.take_snapshot(from, stage, begin).await
+    }
+
+    /// Takes over the snapshot that the changelog here begins with, unless it is here.
+    async fn take_snapshot(&self, from: &Self, stage: &str, begin: u64) -> Result<(), LogError> {
+        // One of no bytes is behind what is forgotten.
+        let is_its = |snapshot: &&Snapshot| snapshot.sequence + u64::from(snapshot.bytes == 0) == begin;
+        if self.snapshots(stage).await?.iter().any(|snapshot| is_its(&snapshot)) {
+            return Ok(());
+        }
+        let there = from.snapshots(stage).await?;
+        let Some(snapshot) = there.iter().find(is_its) else { return Ok(()) };
+        let changelog = names::changelog(&self.pipeline, stage);
+        let no_snapshot = || LogError::NoSnapshot(snapshot.sequence, changelog.clone());
+        if snapshot.bytes == 0 {
+            self.store_snapshot(stage, snapshot.sequence, None, Bytes::new()).await?;
+            return Ok(());
+        }
+        let bytes = from.snapshot_bytes(stage, snapshot).await?.ok_or_else(no_snapshot)?;
+        let change = self.message_at(&changelog, snapshot.sequence).await?.ok_or_else(no_snapshot)?;
+        self.store_snapshot(stage, snapshot.sequence, Some(&change.body), bytes).await?;
+        Ok(())
+    }
+}
+
+impl Line {
+    /// Keeps the changelog of a fold, as far as it was made for that, like the one at the other end (`there`: the other end's like the one
+    /// here), for ever. Fenced, so that two who do so at once, or one who slept, do no harm.
+    pub async fn copy_log(&self, here: &Bus, stage: &str, there: bool) {
+        let mut said = String::new();
+        loop {
+            let (mut renewed, other) = (self.renewals(), self.bus());
+            let (from, to) = if there { (here, &other) } else { (&other, here) };
+            tokio::select! {
+                taken = to.take_log(from, stage) => {
+                    let why = taken.err().map(|error| error.to_string()).unwrap_or_default();
+                    if !why.is_empty() && why != said {
+                        tracing::warn!(stage, why, "its state is not taken over yet; it is tried again");
+                    }
+                    said = why;
+                }
+                _ = renewed.changed() => {}
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! `causeway move`: a stage goes to another site while it works.
+
+mod watch;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use causeway_bus::Bus;
+use causeway_pipelines::{Flow, Handover, Moving, Phase, Pipeline, Placement, did_you_mean};
+use causeway_stage::{now_ns, read_placement};
+use serde_json::json;
+
+use crate::cli::{PipelineFlags, PlaceArgs, connect};
+use crate::placement::{reports, write};
+use crate::terminal::{count, print_line};
+use watch::{Became, Watch};
+
+/// What `--help` says.
+pub(crate) const LONG: &str = "\
+Move a stage to another site while it works. Nothing is lost by that and nothing counts twice: what is done in both places has the \
+same ids.
+
+First all is made that the stage needs where it will be, its replicas there load their models and wait (`prepare`). Then it takes \
+there, and where it was it finishes what is not taken there (`hand-over`). A stage with a state, as `cluster`, goes on with its state \
+there, change by change with the same numbers. Where it takes from a stream that stays where it is, all \
+that waits there goes over with it; a stage that comes to an edge takes what waits there for a link that is down.
+
+Every site where `up` or `causeway agent` runs does its part by itself, and goes on after a crash: this command only says what is \
+wanted, and watches. Ended, it may be \
+given again to watch on. While a move is prepared `--back` calls it off; from the hand-over on it goes on to its end.
+
+A place that is given so stays over restarts, in place of the one in the file. Sources and relays do not move, nor does the hub: what \
+others dial stays where they find it.";
+
+/// How often it is looked how far a move is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The arguments of `move`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  causeway move extract --to cloud --dry-run\n  causeway move extract --to cloud\n  causeway move classify --to edge-1,edge-2 --json\n  causeway move extract --back"
+)]
+pub(crate) struct MoveArgs {
+    /// The stage
+    #[arg(value_name = "STAGE")]
+    stage: String,
+    /// The site that it goes to, or sites with commas
+    #[arg(long, value_name = "SITE", value_delimiter = ',', required_unless_present = "back")]
+    to: Vec<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Call off a move that is being prepared
+    #[arg(long, conflicts_with_all = ["to", "dry_run"])]
+    back: bool,
+    #[command(flatten)]
+    pipeline: PipelineFlags,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: MoveArgs) -> anyhow::Result<ExitCode> {
+    let file = crate::cli::load(&args.pipeline.pipeline, &args.pipeline.set)?;
+    if !file.is_split() {
+        bail!("cannot move a stage of {}: it has one site", file.file.display());
+    }
+    let hub = file.hub().name.clone();
+    if let Some(site) = args.place.site.as_ref().filter(|site| **site != hub) {
+        bail!("cannot move a stage at {site}: where stages are is written down at the hub, {hub}; leave out --site");
+    }
+    let file = file.at(&hub)?;
+    check(&file, &args.stage)?;
+    let connection = connect(&file, &args.place).await?;
+    let done = if connection.is_store_only() {
+        Err(anyhow::anyhow!("nothing runs here: start `causeway up`, or say where the hub's server is with --nats"))
+    } else {
+        act(&connection.bus, &file, &args).await
+    };
+    connection.close().await;
+    done
+}
+
+/// Whether it is a stage that moves.
+fn check(file: &Pipeline, name: &str) -> anyhow::Result<()> {
+    let Some(stage) = file.stage(name) else {
+        let names = file.stages.iter().map(|stage| stage.name.as_str());
+        let help = did_you_mean(name, names.clone())
+            .unwrap_or_else(|| format!("stages here: {}", names.collect::<Vec<_>>().join(", ")));
+        bail!("cannot find [stage.{name}] in {}: {help}", file.file.display());
+    };
+    if stage.is_source() {
+        bail!("cannot move [stage.{name}]: it is a source, and what it reads is where it is");
+    }
+    Ok(())
+}
+
+/// A state goes between the hub and a site that dials it.
+fn check_state(whole: &Pipeline, name: &str) -> anyhow::Result<()> {
+    let hub = &whole.hub().name;
+    let Some(stage) = whole.stage(name).filter(|stage| stage.folds) else { return Ok(()) };
+    if stage.sites[0] != *hub && stage.moves_to[0] != *hub {
+        bail!(
+            "cannot move [stage.{name}] from {} to {} in one step: its state goes with it, and every way goes through the hub; move \
+             it to {hub} first",
+            stage.sites[0],
+            stage.moves_to[0]
+        );
+    }
+    Ok(())
+}
+
+async fn act(bus: &Bus, file: &Pipeline, args: &MoveArgs) -> anyhow::Result<ExitCode> {
+    let (placement, revision) = read_placement(bus).await?;
+    if args.back {
+        return back(bus, file, placement, revision, args).await;
+    }
+    let moving = Moving { stage: args.stage.clone(), to: args.to.clone(), phase: Phase::Prepare, since: now_ns() };
+    let mut next = Placement { epoch: placement.epoch + 1, moving: Some(moving), ..placement.clone() };
+    let mut whole = file.placed(&next)?;
+    let Some(stage) = whole.stage(&args.stage) else { bail!("cannot find [stage.{}]", args.stage) };
+    let (there, to) = (stage.sites.join(", "), stage.moves_to.clone());
+    // Names with a `*` are those of sites from here on.
+    next.moving.iter_mut().for_each(|moving| moving.to.clone_from(&to));
+    if let Some(under_way) = &placement.moving {
+        if under_way.stage != args.stage || under_way.to != to || under_way.phase == Phase::Back {
+            bail!(
+                "cannot move {} now: {} is on its way to {} (`causeway move {1} --back` calls that off while it is prepared)",
+                args.stage,
+                under_way.stage,
+                under_way.to.join(", ")
+            );
+        }
+        // Somebody has begun it: it is watched on.
+        next = placement.clone();
+        whole = file.placed(&next)?;
+    } else if to.is_empty() {
+        if args.json {
+            print_line(json!({ "stage": args.stage, "to": there, "epoch": placement.epoch, "moved": 0 }))?;
+        } else {
+            print_line(format_args!("{} is at {there} already", args.stage))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    check_state(&whole, &args.stage)?;
+    let handover = whole.handover()?;
+    if args.dry_run {
+        tell(&whole, &handover, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut watch = Watch::begin(&whole, &handover, &args.stage, &args.place, bus).await?;
+    if placement.moving.is_none() && !write(bus, &next, revision).await? {
+        bail!("cannot move {}: another move was begun at the same time", args.stage);
+    }
+    let began = Instant::now();
+    let moved = follow(bus, file, &next, &handover.sites, &mut watch, args.json).await?;
+    let took = began.elapsed();
+    if !moved {
+        bail!("the move of {} was called off", args.stage);
+    }
+    let became = watch.end().await;
+    say(&next, &became, took, args.json)?;
+    let is_well = became.lost.unwrap_or(0) == 0 && became.doubled.unwrap_or(0) == 0;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Calls a move off.
+async fn back(
+    bus: &Bus,
+    file: &Pipeline,
+    placement: Placement,
+    revision: u64,
+    args: &MoveArgs,
+) -> anyhow::Result<ExitCode> {
+    let Some(moving) = placement.moving.clone().filter(|moving| moving.stage == args.stage) else {
+        bail!("cannot call the move of {} off: it is not on the move", args.stage);
+    };
+    if moving.phase == Phase::HandOver {
+        bail!(
+            "cannot call the move of {} off: it is handed over to {} already, and goes on to its end; move it back then",
+            args.stage,
+            moving.to.join(", ")
+        );
+    }
+    let mut next = placement;
+    next.moving = Some(Moving { phase: Phase::Back, ..moving });
+    if !write(bus, &next, revision).await? {
+        bail!("cannot call the move of {} off: it has just gone on; look at `causeway status`", args.stage);
+    }
+    let mut off = next.clone();
+    while off.epoch == next.epoch && off.moving.is_some() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        off = read_placement(bus).await?.0;
+    }
+    let there = file.placed(&off)?.stage(&args.stage).map(|stage| stage.sites.join(", ")).unwrap_or_default();
+    if args.json {
+        print_line(json!({ "stage": args.stage, "to": there, "epoch": off.epoch, "moved": 0 }))?;
+    } else {
+        print_line(format_args!("{} stays at {there}", args.stage))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Watches a move to its end, and says how far it is. `false`: it was called off.
+async fn follow(
+    bus: &Bus,
+    file: &Pipeline,
+    next: &Placement,
+    sites: &BTreeSet<&str>,
+    watch: &mut Watch,
+    quiet: bool,
+) -> anyhow::Result<bool> {
+    let mut said = String::new();
+    loop {
+        // A hub that is just started anew is asked again.
+        let now = match read_placement(bus).await {
+            Ok((now, _)) => now,
+            Err(error) => {
+                tracing::debug!(%error, "the hub does not answer");
+                watch.wait(LOOK_EVERY).await;
+                continue;
+            }
+        };
+        if now.epoch != next.epoch || now.moving.is_none() {
+            return Ok(is_placed(file, &now, next));
+        }
+        let reports = reports(bus, file).await.unwrap_or_default();
+        let phase = match now.phase() {
+            Some(Phase::Prepare) => "prepare",
+            Some(Phase::HandOver) => "hand-over",
+            Some(Phase::Back) | None => "back",
+        };
+        let waits = sites.iter().filter_map(|&site| {
+            let Some(report) = reports.get(site).filter(|report| report.is_of(&now)) else {
+                return Some(format!("{site} to hear of it"));
+            };
+            (!report.done).then(|| report.waits_for.clone().unwrap_or_else(|| site.to_owned()))
+        });
+        let waits: Vec<String> = waits.collect();
+        let line = format!("{phase}: waits for {}", waits.join(", "));
+        if !quiet && !waits.is_empty() && line != said {
+            eprintln!("  {line}");
+            said = line;
+        }
+        watch.wait(LOOK_EVERY).await;
+    }
+}
+
+/// Whether a stage is where the move would bring it.
+fn is_placed(file: &Pipeline, now: &Placement, next: &Placement) -> bool {
+    let Some(moving) = &next.moving else { return false };
+    let placed = file.placed(now).ok();
+    placed.is_some_and(|placed| placed.stage(&moving.stage).is_some_and(|stage| stage.sites == moving.to))
+}
+
+/// What would be done.
+fn tell(whole: &Pipeline, handover: &Handover<'_>, args: &MoveArgs) -> anyhow::Result<()> {
+    let of = |flow: Flow<'_>| match flow {
+        Flow::Stage(name) => name.to_owned(),
+        Flow::Ends => "what ends early".to_owned(),
+    };
+    let stage = whole.stage(&args.stage).context("the stage is there")?;
+    let (from, to) = (stage.sites.join(", "), stage.moves_to.join(", "));
+    if args.json {
+        let begins = handover
+            .begins
+            .iter()
+            .map(|one| json!({ "site": one.site, "of": of(one.flow), "taker": one.who.to_string() }));
+        let ends = handover.ends.iter().filter(|one| !one.stays).map(|one| {
+            json!({ "site": one.site, "of": of(one.flow), "taker": one.who.to_string(), "waits_go_over": one.is_covered })
+        });
+        let (begins, ends): (Vec<_>, Vec<_>) = (begins.collect(), ends.collect());
+        print_line(
+            json!({ "stage": args.stage, "from": from, "to": to, "sites": handover.sites, "begins": begins, "ends": ends }),
+        )?;
+        return Ok(());
+    }
+    print_line(format_args!("{} from {from} to {to}", args.stage))?;
+    for one in &handover.begins {
+        let behind = if one.behind.is_empty() { "what comes from then on" } else { "all that waits" };
+        print_line(format_args!("  at {}: {} takes {}: {behind}", one.site, one.who, of(one.flow)))?;
+    }
+    for one in handover.ends.iter().filter(|one| !one.stays) {
+        let how = if one.is_covered { "at once" } else { "once it has answered what had come" };
+        print_line(format_args!("  at {}: {} takes no more of {}, {how}", one.site, one.who, of(one.flow)))?;
+    }
+    Ok(())
+}
+
+/// What it was like.
+fn say(next: &Placement, became: &Became, took: Duration, json: bool) -> anyhow::Result<()> {
+    let Some(moving) = &next.moving else { return Ok(()) };
+    let Became { moved, again, lost, doubled, longest_gap } = became;
+    if json {
+        print_line(json!({
+            "stage": moving.stage,
+            "to": moving.to.join(", "),
+            "epoch": next.epoch,
+            "took_ms": took.as_millis() as u64,
+            "moved": moved,
+            "done_twice": again,
+            "lost": lost,
+            "doubled": doubled,
+            "longest_gap_ms": longest_gap.map(|gap| gap.as_millis() as u64),
+        }))?;
+        return Ok(());
+    }
+    let known = |count: Option<usize>| count.map_or("not known from here".into(), |count| count.to_string());
+    let gap = longest_gap.map_or("not known: too little came".into(), |gap| format!("{} ms", gap.as_millis()));
+    print_line(format_args!(
+        "{} is at {} (epoch {}) after {:.1} s: messages given there meanwhile {}, lost {}, doubled {}, longest gap {gap}",
+        moving.stage,
+        moving.to.join(", "),
+        next.epoch,
+        took.as_secs_f64(),
+        known(*moved),
+        known(*lost),
+        known(*doubled),
+    ))?;
+    if *again > 0 {
+        print_line(format_args!("  {} in both places, under the same ids", count(*again, "message")))?;
+    }
+    Ok(())
+}
