@@ -1,9 +1,10 @@
+use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 
 use crate::{Codec, Id, Message, decode_body};
 
 /// Where a message began: the same in every message that comes of one captured item.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Capture {
     /// The name of the source, as in the pipeline file.
     pub source: String,
@@ -18,7 +19,7 @@ pub struct Capture {
 }
 
 /// A part of a frame, in pixels of the upright frame (after EXIF rotation), origin top left.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Region {
     /// Left edge, px.
     pub x: f32,
@@ -47,7 +48,7 @@ impl Region {
 }
 
 /// Which model answered.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct ModelRef {
     /// Name, as in its manifest.
     pub name: String,
@@ -58,17 +59,18 @@ pub struct ModelRef {
 }
 
 /// `frame.v1`: one encoded image as it was captured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Frame {
     /// Where it began.
     pub capture: Capture,
     /// The encoded image: JPEG, PNG or WebP.
     #[serde(with = "crate::blob")]
+    #[schemars(with = "String")]
     pub image: Vec<u8>,
 }
 
 /// `crop.v1`: the region a model looks at, upright and of the size the model wants.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Crop {
     /// Where it began.
     pub capture: Capture,
@@ -80,18 +82,19 @@ pub struct Crop {
     pub height: u32,
     /// RGB, 8 bits a channel, row by row from the top left: `width × height × 3` bytes.
     #[serde(with = "crate::blob")]
+    #[schemars(with = "String")]
     pub pixels: Vec<u8>,
 }
 
 /// What one number of a tensor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Dtype {
     /// 32-bit IEEE 754, little endian.
     F32,
 }
 
 /// `feature.v1`: what a model made of a crop.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Feature {
     /// Where it began.
     pub capture: Capture,
@@ -103,6 +106,7 @@ pub struct Feature {
     pub shape: Vec<u32>,
     /// The numbers, row-major, little endian.
     #[serde(with = "crate::blob")]
+    #[schemars(with = "String")]
     pub data: Vec<u8>,
     /// The embedding space: vectors of different spaces are never compared.
     pub space: String,
@@ -146,7 +150,7 @@ impl Feature {
 }
 
 /// `decision.v2`: who or what it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// Where it began.
     pub capture: Capture,
@@ -172,7 +176,7 @@ pub struct Decision {
 }
 
 /// A label and how sure it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ranked {
     /// The label.
     pub label: String,
@@ -211,22 +215,24 @@ impl From<DecisionV1> for Decision {
 }
 
 /// `assignment.v1`: which cluster a face belongs to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Assignment {
     /// Where it began.
     pub capture: Capture,
     /// Which part of the frame it is about.
     pub region: Region,
     /// The cluster: the id of its first member.
+    #[schemars(with = "String")]
     pub cluster: Id,
     /// Mean cosine to the cluster's members before this one; 1 for the first of a cluster.
     pub score: f32,
     /// Clusters that this face joined to `cluster`: they are no more, their members are its members.
+    #[schemars(with = "Vec<String>")]
     pub merged: Vec<Id>,
 }
 
 /// `empty.v1`: an input that rightly gave nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Empty {
     /// Where it began.
     pub capture: Capture,
@@ -239,7 +245,7 @@ pub struct Empty {
 }
 
 /// `dead.v1`: a message that a stage can never handle, whole.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetter {
     /// The stage that set it aside.
     pub stage: String,
@@ -259,11 +265,12 @@ pub struct DeadLetter {
     pub headers: Vec<(String, String)>,
     /// Its body as it came.
     #[serde(with = "crate::blob")]
+    #[schemars(with = "String")]
     pub body: Vec<u8>,
 }
 
 /// `receipt.v1`: says at other sites that a message was set aside. The letter itself stays where its stage is: there may be pixels in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Receipt {
     /// The stage that set it aside.
     pub stage: String,
@@ -339,6 +346,22 @@ impl Receipt {
     pub const NOUN: &'static str = "receipt";
     /// Its kind as written in `Causeway-Kind`.
     pub const KIND: &'static str = "receipt.v1";
+}
+
+/// The JSON Schema of a message as it is written in JSON, by its noun; `None` where there is no such message.
+pub fn json_schema(noun: &str) -> Option<serde_json::Value> {
+    let schema = match noun {
+        Frame::NOUN => schema_for!(Frame),
+        Crop::NOUN => schema_for!(Crop),
+        Feature::NOUN => schema_for!(Feature),
+        Decision::NOUN => schema_for!(Decision),
+        Assignment::NOUN => schema_for!(Assignment),
+        Empty::NOUN => schema_for!(Empty),
+        DeadLetter::NOUN => schema_for!(DeadLetter),
+        Receipt::NOUN => schema_for!(Receipt),
+        _ => return None,
+    };
+    Some(schema.into())
 }
 
 /// One person of the gallery: the value of a key in the table `people`, written as JSON.

@@ -10,6 +10,6 @@ pub use codec::{Codec, DecodeError, Message, decode, decode_body, encode};
 pub use id::{Id, IdError};
 pub use kinds::{
     Assignment, Capture, Crop, DeadLetter, Decision, DecisionV1, Dtype, Empty, Feature, Frame, ModelRef, Person,
-    Ranked, Receipt, Region,
+    Ranked, Receipt, Region, json_schema,
 };
 pub use meta::{Meta, MetaError, Part, header};

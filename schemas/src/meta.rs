@@ -31,6 +31,18 @@ pub mod header {
     pub const RUN: &str = "Causeway-Run";
     /// SHA-256 of a body that is kept in the object store.
     pub const BODY: &str = "Causeway-Body";
+    /// CloudEvents' own: of outcomes, for programs that know those and not us.
+    pub const EVENT_VERSION: &str = "ce-specversion";
+    /// `causeway.` and the kind.
+    pub const EVENT_TYPE: &str = "ce-type";
+    /// `/PIPELINE/SITE/SOURCE`.
+    pub const EVENT_SOURCE: &str = "ce-source";
+    /// The logical id.
+    pub const EVENT_ID: &str = "ce-id";
+    /// When the outcome was made, RFC 3339.
+    pub const EVENT_TIME: &str = "ce-time";
+    /// The id of the captured item.
+    pub const EVENT_SUBJECT: &str = "ce-subject";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
     /// The codec of the body.

@@ -31,4 +31,5 @@ mod relay;
 mod repair;
 mod resume;
 mod sites;
+mod strangers;
 mod traces;

@@ -68,7 +68,14 @@ async fn whoever_dies_at_either_site_it_ends_as_at_one() {
     for pixels in ["capture", "preprocess"] {
         assert_eq!(cloud.stream_state(&names::stream(NAME, pixels)).await.expect("it answers"), None, "{pixels}");
     }
-    let status = Running::start(&tools, home.path(), &["status", FILE, "--json"]).finish().await.ok().json();
+    // The relay says how it is once a second, and was started anew.
+    let status = eventually("what crossed", async || {
+        let status = Running::start(&tools, home.path(), &["status", FILE, "--json"]).finish().await.ok().json();
+        let carrying = status["sites"][0]["carrying"].as_array()?.clone();
+        let crossed = carrying.iter().any(|one| one["stream"] == "extract" && one["messages"].as_u64() > Some(0));
+        crossed.then_some(status)
+    })
+    .await;
     let sites = status["sites"].as_array().expect("two").iter().map(|site| site["site"].as_str().expect("a name"));
     assert_eq!(sites.collect::<Vec<_>>(), ["edge", "cloud"]);
     let stages = |site: usize| {
@@ -77,8 +84,15 @@ async fn whoever_dies_at_either_site_it_ends_as_at_one() {
     };
     assert_eq!(stages(0), ["capture", "preprocess", "extract", "relay"]);
     assert_eq!(stages(1), ["classify", "cluster"]);
+    let edges = &status["sites"][1]["edges"];
+    assert_eq!(
+        (&edges[0]["site"], edges[0]["state"].is_string()),
+        (&"edge".into(), true),
+        "the hub knows of it: {edges}"
+    );
     let carrying = status["sites"][0]["carrying"].as_array().expect("what crosses").clone();
-    let features = carrying.iter().find(|one| one["stream"] == "extract").expect("features");
+    let features =
+        carrying.iter().find(|one| one["stream"] == "extract" && one["messages"].as_u64() > Some(0)).expect("features");
     assert_eq!((&features["from"], &features["to"]), (&"edge".into(), &"cloud".into()));
     assert!(features["bytes"].as_u64() > features["messages"].as_u64(), "{features}");
     up.stop().await.ok();

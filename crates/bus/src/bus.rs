@@ -143,8 +143,8 @@ impl Bus {
         self.client.statistics().in_bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Changes whenever the connection was renewed: what was asked for on the old one is not answered any more.
-    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+    /// Told when it was connected anew: what was asked for before, and not answered, will not be.
+    pub fn connections(&self) -> watch::Receiver<u64> {
         let mut connections = self.connections.clone();
         connections.mark_unchanged();
         connections

@@ -469,7 +469,7 @@ impl Carrier {
         let (headers, if_absent) = forwarded(&headers, &self.way.sites.0);
         let answer = move |stored| Answer { sequence, stored_at, size, sent_at, is_long, if_absent, stored };
         let unsure = |why: &str| Err(PublishError::Unsure { subject: "it".into(), why: why.into() });
-        let (far, mut renewals) = (self.far.clone(), self.to.renewals());
+        let (far, mut renewals, mut connections) = (self.far.clone(), self.to.renewals(), self.far.connections());
         let patience = LOST + Duration::from_secs_f64(long.as_ref().unwrap_or(&body).len() as f64 / LEAST_RATE);
         let stored = if is_long {
             let (body, uploaded) = (long.unwrap_or(body), Arc::clone(&self.uploaded.0));
@@ -487,6 +487,7 @@ impl Carrier {
                 biased;
                 stored = stored => answer(stored),
                 _ = renewals.changed() => answer(unsure("the connection was given up")),
+                _ = connections.changed() => answer(unsure("the connection was lost")),
                 () = tokio::time::sleep(patience) => answer(unsure("there is no answer")),
             }
         };

@@ -158,6 +158,7 @@ impl Line {
         loop {
             let (mut renewed, other) = (self.renewals(), self.bus());
             let (from, to) = if there { (here, &other) } else { (&other, here) };
+            let mut connections = to.connections();
             tokio::select! {
                 taken = to.take_log(from, stage) => {
                     let why = taken.err().map(|error| error.to_string()).unwrap_or_default();
@@ -167,6 +168,7 @@ impl Line {
                     said = why;
                 }
                 _ = renewed.changed() => {}
+                _ = connections.changed() => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

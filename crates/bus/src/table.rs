@@ -119,8 +119,13 @@ impl Bus {
                 told(follow);
                 true
             };
-            let followed = self.follow_table_once(table, &mut told).await;
-            if self.connections().has_changed().is_err() {
+            let mut connections = self.connections();
+            // A broker that was started anew has forgotten who follows, which the client notices after half a minute.
+            let followed = tokio::select! {
+                followed = self.follow_table_once(table, &mut told) => followed,
+                changed = connections.changed() => if changed.is_ok() { continue } else { return },
+            };
+            if connections.has_changed().is_err() {
                 return;
             }
             if let Err(error) = followed {

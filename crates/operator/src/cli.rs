@@ -14,8 +14,8 @@ use crate::home::Home;
 use crate::session::Session;
 use crate::terminal::print_line;
 use crate::{
-    accuracy, apply, chaos, demo, deploy, dlq, init, inspect, move_command, people, reconcile, replay, status, tap,
-    test_command, up_command,
+    accuracy, apply, asyncapi, chaos, demo, deploy, dlq, init, inspect, move_command, people, reconcile, replay,
+    status, tap, test_command, up_command,
 };
 
 /// AI pipelines that are split between edge and cloud, over NATS JetStream.
@@ -59,6 +59,8 @@ enum Command {
     Test(test_command::TestArgs),
     /// Draw a pipeline
     Graph(inspect::GraphArgs),
+    /// Describe what other programs read of a pipeline, as an AsyncAPI document
+    Asyncapi(asyncapi::AsyncApiArgs),
     /// Show what runs, what waits and what is stored
     Status(status::StatusArgs),
     /// Show messages as they come, decoded
@@ -338,6 +340,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Validate(args) => inspect::validate(&args).await,
         Command::Test(args) => test_command::test(args).await,
         Command::Graph(args) => inspect::graph(&args),
+        Command::Asyncapi(args) => asyncapi::run(&args),
         Command::Status(args) => status::status(args).await,
         Command::Tap(args) => tap::tap(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,

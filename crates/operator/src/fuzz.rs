@@ -57,6 +57,7 @@ pub fn status(heartbeats: &[&[u8]], drift: &[u8]) -> String {
         streams: Vec::new(),
         folds: Vec::new(),
         placement: None,
+        edges: Vec::new(),
         carrying: Vec::new(),
         people: 0,
         vectors: 0,

@@ -3,6 +3,7 @@
 mod accuracy;
 mod agent;
 mod apply;
+mod asyncapi;
 mod chaos;
 mod cli;
 mod connect;

@@ -196,6 +196,10 @@ impl Told {
         let mut replicas = self.replicas.lock().expect("no holder of the list panics");
         for (site, entry) in entries {
             let Ok(beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { continue };
+            // Relays of other sites say here too how they are.
+            if !beat.site.is_empty() && beat.site != site {
+                continue;
+            }
             // What an earlier run said stays in the table for a while.
             let age = Duration::from_nanos(now_ns().saturating_sub(entry.stored_at));
             let key = (site, beat.stage.clone(), beat.replica.clone());

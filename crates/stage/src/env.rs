@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 use causeway_bus::{Bus, Outgoing, PublishError, Stored, names};
 use causeway_pipelines::{Pipeline, RELAY, StageSpec};
 use causeway_schemas::{DeadLetter, Meta};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::export::Identity;
 use crate::held::Held;
 use crate::memory::keep_memory;
-use crate::metrics::{Count, IS_FULL, PARKED, Status};
+use crate::metrics::{Count, Heartbeat, IS_FULL, PARKED, Status};
 use crate::once::{self, Work};
 use crate::outcomes::{Place, link_of, meta_of_unreadable, now_ns, set_aside};
 use crate::pace::Pace;
@@ -191,7 +192,7 @@ async fn run(
     }
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
-    let status = Arc::new(Status::new(&pipeline.name, &name, spec.max_process));
+    let status = Arc::new(Status::new(&pipeline.name, &name, &pipeline.here, spec.max_process));
     let health = health::serve(args.health, Arc::clone(&status)).await?.to_string();
     let bus =
         Bus::connect(&args.nats, &args.credentials(), &pipeline.name, &format!("{}/{name}", pipeline.name)).await?;
@@ -260,8 +261,14 @@ async fn heartbeats(env: Arc<Env>, health: String) {
     }
 }
 
+/// What a replica says, as an entry of their table.
+pub(crate) fn entry_of(name: &str, replica: &str, beat: &Heartbeat) -> (String, Bytes) {
+    let key = names::token(&format!("{name} {replica}"));
+    (key, causeway_schemas::encode(beat, causeway_schemas::Codec::Json).into())
+}
+
 /// What a replica is called: its host and its process.
-fn replica() -> String {
+pub(crate) fn replica() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
 }
@@ -293,9 +300,8 @@ impl Env {
             Some(Ok(())) => beat.state = "ended".into(),
             Some(Err(error)) => beat.state = format!("failed: {error:#}"),
         }
-        let key = names::token(&format!("{} {replica}", self.spec.name));
-        let value = causeway_schemas::encode(&beat, causeway_schemas::Codec::Json);
-        if let Err(error) = self.bus.table_put(names::REPLICAS, &key, value.into()).await {
+        let (key, value) = entry_of(&self.spec.name, &replica, &beat);
+        if let Err(error) = self.bus.table_put(names::REPLICAS, &key, value).await {
             tracing::debug!(%error, "heartbeat not stored");
         }
     }

@@ -35,6 +35,7 @@ pub(crate) struct Status {
     blocked_gauge: Gauge,
     spans: SpanCounts,
     relay: RelayCounts,
+    site: String,
     /// Of a relay: what it carries.
     carrying: Mutex<Vec<Carrying>>,
     busy_ns: AtomicU64,
@@ -153,6 +154,9 @@ pub struct Heartbeat {
     pub stage: String,
     /// Which replica of it: its host and process id.
     pub replica: String,
+    /// Where it runs.
+    #[serde(default)]
+    pub site: String,
     /// Its process id.
     pub pid: u32,
     /// Where /livez, /readyz and /metrics answer.
@@ -219,7 +223,7 @@ impl Heartbeat {
 
 impl Status {
     /// `limit` is the time that `process` may take for one message.
-    pub(crate) fn new(pipeline: &str, stage: &str, limit: Duration) -> Self {
+    pub(crate) fn new(pipeline: &str, stage: &str, site: &str, limit: Duration) -> Self {
         let labels = [("pipeline", pipeline.to_owned()), ("stage", stage.to_owned())];
         let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into()));
         let mut registry = Registry::with_labels(labels);
@@ -239,6 +243,7 @@ impl Status {
             blocked_gauge: Gauge::default(),
             spans: SpanCounts::default(),
             relay: RelayCounts::default(),
+            site: site.into(),
             carrying: Mutex::default(),
             busy_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
@@ -486,6 +491,7 @@ impl Status {
         Heartbeat {
             stage: stage.into(),
             replica: replica.into(),
+            site: self.site.clone(),
             pid: std::process::id(),
             health: health.into(),
             state: self.state(),

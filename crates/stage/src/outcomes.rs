@@ -95,8 +95,27 @@ fn dead(pipeline: &str, place: &Place, meta: &Meta, letter: &DeadLetter) -> Outg
 fn outgoing(subject: &str, meta: &Meta, codec: Codec, body: Vec<u8>, last: bool) -> Outgoing {
     let mut headers = meta.to_headers();
     headers.push((header::CONTENT_TYPE, codec.content_type().into()));
+    if last {
+        headers.extend(event(subject, meta));
+    }
     let subject = if last { format!("{subject}.{}", meta.id) } else { subject.to_owned() };
     Outgoing { subject, headers, body: Bytes::from(body), if_absent: last }
+}
+
+/// What an outcome says to programs that know CloudEvents and not us.
+/// (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>, binary mode)
+fn event(subject: &str, meta: &Meta) -> [(&'static str, String); 6] {
+    let mut tokens = subject.split('.');
+    let (pipeline, mut place) = (tokens.next().unwrap_or_default(), tokens.skip(1));
+    let mut token = || place.next().unwrap_or_default();
+    [
+        (header::EVENT_VERSION, "1.0".into()),
+        (header::EVENT_TYPE, format!("causeway.{}", meta.kind)),
+        (header::EVENT_SOURCE, format!("/{pipeline}/{}/{}", token(), token())),
+        (header::EVENT_ID, meta.id.to_string()),
+        (header::EVENT_TIME, humantime::format_rfc3339_millis(SystemTime::now()).to_string()),
+        (header::EVENT_SUBJECT, meta.root.to_string()),
+    ]
 }
 
 /// What the headers of a message that nobody can read stand in for.

@@ -25,6 +25,8 @@ pub fn relay_main() -> ExitCode {
 
 /// How often it is looked what was carried.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the hub is told how it is here.
+const SAY_EVERY: Duration = Duration::from_secs(2);
 /// Pause between attempts to reach the hub for the first time, and how long one may take.
 const REACH: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
@@ -108,6 +110,7 @@ async fn live(env: Arc<Env>) -> anyhow::Result<()> {
         env: Arc::clone(&env),
     };
     relay.says_what_it_did();
+    relay.says_how_it_is();
     let name = hub.name.clone();
     relay.copies.spawn(async move {
         line.watch(|answers| {
@@ -255,6 +258,25 @@ impl Relay {
             (Arc::clone(&self.line), Arc::clone(&self.env), Keys::Only(report_key(&self.here.name)));
         self.copies.spawn(async move {
             Box::pin(line.copy_table_there(&env.bus, names::PLACEMENT, &keys)).await;
+        });
+    }
+
+    /// Says at the hub how it is, as it does here: so the hub knows which sites are there.
+    fn says_how_it_is(&mut self) {
+        let (line, env) = (Arc::clone(&self.line), Arc::clone(&self.env));
+        let name = format!("{RELAY}@{}", self.here.name);
+        self.copies.spawn(async move {
+            let mut every = tokio::time::interval(SAY_EVERY);
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                every.tick().await;
+                let replica = env::replica();
+                let (key, value) = env::entry_of(&name, &replica, &env.status.heartbeat(RELAY, &replica, ""));
+                let said = tokio::time::timeout(SAY_EVERY, line.table_put(names::REPLICAS, &key, value)).await;
+                if !matches!(said, Ok(Ok(_))) {
+                    tracing::debug!("the hub was not told how it is here");
+                }
+            }
         });
     }
 

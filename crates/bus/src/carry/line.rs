@@ -59,6 +59,11 @@ impl Line {
         Ok(Arc::new(Self { dial, now, renewed: watch::Sender::new(0), renewing: tokio::sync::Mutex::default() }))
     }
 
+    /// Sets a key of a table at the other end.
+    pub async fn table_put(&self, table: &str, key: &str, value: bytes::Bytes) -> Result<u64, BusError> {
+        self.bus().table_put(table, key, value).await
+    }
+
     /// The connection that there is now.
     pub(crate) fn bus(&self) -> Bus {
         self.now.lock().expect("nobody panics with it").clone()

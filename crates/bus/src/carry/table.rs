@@ -64,7 +64,11 @@ impl Line {
 async fn copy(from: &Bus, to: &Bus, table: &str, keys: &Keys, copied: &(impl Fn() + Send + Sync)) {
     let (told, changes) = mpsc::unbounded_channel();
     let mut tell = |follow| told.send(follow).is_ok();
+    let (mut of_from, mut of_to) = (from.connections(), to.connections());
     tokio::select! {
+        // What was asked for or set on the connection before is not answered any more.
+        _ = of_from.changed() => {}
+        _ = of_to.changed() => {}
         followed = from.follow_table_once(table, &mut tell) => {
             let why = followed.err().map(|error| error.to_string());
             tracing::debug!(table, why, "the table is followed anew");

@@ -34,9 +34,14 @@ pub(super) async fn take_part(bus: Bus, file: Pipeline, mut placed: Placed, turn
     loop {
         let now = placed.borrow_and_update().clone();
         let pause = if let Some(moving) = &now.placement.moving {
+            let mut connections = part.bus.connections();
             let done = {
                 let _turn = turn.lock().await;
-                Box::pin(part.round(&now.placement, moving)).await
+                tokio::select! {
+                    done = Box::pin(part.round(&now.placement, moving)) => done,
+                    // What was asked of the broker before is not answered any more.
+                    _ = connections.changed() => Ok(()),
+                }
             };
             let trouble = done.err().map(|error| format!("{error:#}")).unwrap_or_default();
             if !trouble.is_empty() && trouble != troubled {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use causeway_bus::{Bus, DurableState, Snapshot, StreamState, names};
-use causeway_pipelines::{Flow, Pipeline, Placement, StageSpec};
+use causeway_pipelines::{Flow, Pipeline, Placement, RELAY, StageSpec};
 use causeway_stage::{Carrying, Heartbeat, now_ns};
 use serde_json::{Value, json};
 
@@ -35,6 +35,8 @@ pub(crate) struct Gathered {
     pub(crate) folds: Vec<FoldStatus>,
     /// Which stages were moved, and which is on the move; nothing where none ever was.
     pub(crate) placement: Option<PlacementStatus>,
+    /// At the hub: the sites that dial it, each with what its relay says.
+    pub(crate) edges: Vec<(String, Option<Replica>)>,
     /// What crosses to and from this site.
     pub(crate) carrying: Vec<Carrying>,
     pub(crate) people: usize,
@@ -177,6 +179,7 @@ impl Gathered {
         for spec in pipeline.stages_here().chain(&relay) {
             stages.push(stage(bus, pipeline, spec, &mut replicas).await?);
         }
+        let edges = edges(pipeline, &mut replicas);
         let lives = |replica: &&Replica| !replica.is_stale() && !replica.has_ended();
         let said = stages.iter().flat_map(|stage| &stage.replicas).filter(lives);
         let carrying = said.flat_map(|replica| replica.beat.carrying.clone()).collect();
@@ -213,6 +216,7 @@ impl Gathered {
             streams,
             folds,
             placement: PlacementStatus::read(bus, pipeline).await,
+            edges,
             carrying,
             people: people.len(),
             vectors: people.iter().map(|person| person.vectors.len()).sum(),
@@ -229,6 +233,7 @@ impl Gathered {
             "up": self.up,
             "nats": self.nats,
             "placement": self.placement.as_ref().map(PlacementStatus::to_json),
+            "edges": self.edges.iter().map(edge_json).collect::<Vec<_>>(),
             "carrying": self.carrying,
             "stages": self.stages.iter().map(stage_json).collect::<Vec<_>>(),
             "streams": self.streams.iter().map(stream_json).collect::<Vec<_>>(),
@@ -258,6 +263,27 @@ async fn replicas(bus: &Bus) -> anyhow::Result<Vec<Replica>> {
         Some(Replica { beat: serde_json::from_slice(&entry.value).ok()?, silent })
     };
     Ok(entries.iter().filter_map(replica).collect())
+}
+
+/// The sites that dial this one, if it is the hub, each with its relay as it says itself.
+fn edges(pipeline: &Pipeline, replicas: &mut Vec<Replica>) -> Vec<(String, Option<Replica>)> {
+    if pipeline.hub().name != pipeline.here {
+        return Vec::new();
+    }
+    let mut take = |site: &str| {
+        let place = replicas.iter().position(|replica| replica.beat.stage == RELAY && replica.beat.site == site);
+        place.map(|place| replicas.swap_remove(place))
+    };
+    pipeline.edges().map(|site| (site.name.clone(), take(&site.name))).collect()
+}
+
+fn edge_json((site, relay): &(String, Option<Replica>)) -> Value {
+    json!({
+        "site": site,
+        "state": relay.as_ref().map(|relay| relay.beat.state.clone()),
+        "silent_s": relay.as_ref().map(|relay| relay.silent.as_secs_f64()),
+        "waiting": relay.as_ref().map(|relay| relay.beat.carrying.iter().map(|one| one.waiting + one.held).sum::<u64>()),
+    })
 }
 
 async fn stage(
@@ -378,6 +404,7 @@ pub(crate) mod tests {
         let beat = Heartbeat {
             stage: "classify".into(),
             replica: "host-1".into(),
+            site: "edge".into(),
             pid: 1,
             health: String::new(),
             state: state.into(),

@@ -2,7 +2,7 @@ use causeway_pipelines::{Phase, Placement};
 use causeway_stage::Carrying;
 
 use crate::drift::Drift;
-use crate::status::gather::{FoldStatus, Gathered, PlacementStatus, StageStatus, StreamStatus};
+use crate::status::gather::{FoldStatus, Gathered, PlacementStatus, Replica, StageStatus, StreamStatus};
 use crate::terminal::{Paint, age, bytes, count, date_time, one_line, table};
 
 /// What stands where there is nothing to say.
@@ -39,16 +39,33 @@ impl Gathered {
         let dropped: String = self.stages.iter().filter_map(dropped_line).collect();
         let at = self.site.as_ref().map_or(String::new(), |site| format!(" at {site}"));
         let (pipeline, file) = (Paint::Bold.on(&(self.pipeline.clone() + &at)), &self.file);
+        let edges = self.edges();
         let (crossing, moved) = (self.crossing(), self.placement.as_ref().map_or(String::new(), placement_lines));
         let drift: String = self.drift.iter().map(drift_line).collect();
         let folds: String = self.folds.iter().map(fold_line).collect();
         format!(
-            "{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{crossing}{drift}\n{moved}{folds}{people}, {dead}\n"
+            "{pipeline} ({file}), {running}\n\n{stages}{dropped}\n{streams}{edges}{crossing}{drift}\n{moved}{folds}{people}, {dead}\n"
         )
     }
 }
 
 impl Gathered {
+    /// The sites that dial this one; nothing where it is not the hub of several.
+    fn edges(&self) -> String {
+        let row = |(site, relay): &(String, Option<Replica>)| {
+            let Some(relay) = relay else {
+                return vec![site.clone(), "not heard of".into(), NOTHING.into(), NOTHING.into()];
+            };
+            let waiting: u64 = relay.beat.carrying.iter().map(|one| one.waiting.saturating_add(one.held)).sum();
+            let state = one_line(&relay.beat.state, MAX_DETAIL);
+            vec![site.clone(), state, format!("{} ago", age(relay.silent)), waiting.to_string()]
+        };
+        if self.edges.is_empty() {
+            return String::new();
+        }
+        format!("\n{}", table(&["SITE", "STATE", "HEARD", "WAITING"], &[3], self.edges.iter().map(row).collect()))
+    }
+
     /// What a relay here carries; nothing where there is none.
     fn crossing(&self) -> String {
         let row = |one: &Carrying| {
@@ -190,6 +207,7 @@ mod tests {
                 FoldStatus { stage: "groups".into(), behind: 7, snapshot: None },
             ],
             placement: None,
+            edges: Vec::new(),
             carrying: Vec::new(),
             people: 1,
             vectors: 2,
