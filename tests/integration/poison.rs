@@ -8,7 +8,7 @@ use harness::{Running, StandIns, Tools, eventually, kill, stand_in_pipeline, wor
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder as _};
 
-/// A picture of 100 megapixels: it takes longer than the stage below has time for, on any machine on which a photo does not.
+/// A picture of 100 megapixels: it takes ten times as long as a photo, on a fast machine two thirds of a second.
 fn huge() -> Vec<u8> {
     const SIDE: u32 = 10_000;
     let pixels = vec![0; (SIDE * SIDE) as usize];
@@ -32,7 +32,7 @@ async fn what_kills_its_stage_is_set_aside_and_its_neighbours_are_not() {
     // A hang ends the process: its time is over long before the picture is decoded and scaled.
     let text = std::fs::read_to_string(workspace().join("pipelines/faces.toml")).expect("the pipeline");
     let file = home.path().join("faces.toml");
-    let text = text.replace("[stage.preprocess]", "[stage.preprocess]\nmax_pixels = 100000000\nmax_process_ms = 700");
+    let text = text.replace("[stage.preprocess]", "[stage.preprocess]\nmax_pixels = 100000000\nmax_process_ms = 400");
     let text = text.replace("[stage.capture]", "[stage.capture]\nmax_pixels = 100000000");
     std::fs::write(&file, text).expect("it is written");
     let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
