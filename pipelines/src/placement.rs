@@ -124,26 +124,12 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sites::TestSites;
 
-    const FILE: &str = r#"
-pipeline = "faces"
-[site.edge]
-[site.cloud]
-hub = true
-[stage.capture]
-site = "edge"
-[stage.preprocess]
-site = "edge"
-from = "capture"
-model = "yunet"
-[stage.extract]
-site = "cloud"
-from = "preprocess"
-model = "sface"
-"#;
+    const SITES: &str = "[site.edge]\n[site.cloud]\nhub = true";
 
     fn moved(placement: &str) -> Result<Pipeline, PipelineError> {
-        let pipeline = Pipeline::of_bytes(FILE.as_bytes(), &[]).unwrap().at("edge").unwrap();
+        let pipeline = TestSites::read(SITES, ["edge", "edge", "cloud", "cloud", "cloud"]).unwrap().at("edge").unwrap();
         pipeline.placed(&serde_json::from_str(placement).unwrap())
     }
 

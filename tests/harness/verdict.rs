@@ -13,6 +13,8 @@ pub struct Verdict {
     pub captured: BTreeSet<Id>,
     /// Captured ids whose tree is not closed.
     pub open: BTreeSet<Id>,
+    /// The subjects of all outcomes.
+    pub subjects: BTreeSet<String>,
     /// Outcomes that were found more than once.
     pub doubled: Vec<String>,
     /// Label and score by photo and part.
@@ -47,11 +49,10 @@ pub async fn verdict(bus: &Bus, pipeline: &Pipeline) -> Verdict {
         }
     }
     for stream in causeway_stage::outcome_streams(pipeline) {
-        let mut seen = BTreeSet::new();
         let mut records = bus.scan(&stream, 1, false).await.expect("a stream");
         while let Some(record) = records.next().await {
             let record = record.expect("a record");
-            if !seen.insert(record.subject.clone()) {
+            if !verdict.subjects.insert(record.subject.clone()) {
                 verdict.doubled.push(record.subject.clone());
             }
             let meta = record.headers.meta().expect("an outcome has our headers");

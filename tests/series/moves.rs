@@ -88,14 +88,13 @@ async fn run(stand_ins: &StandIns, plan: &Plan, times: u32) -> Moves {
     let comes = async || edge.stream_state(&captures).await.ok()?.filter(|state| state.messages > 20);
     eventually("something to be captured", comes).await;
     let mut moves = Moves { name: plan.name, ..Moves::default() };
-    let mut harm = 0;
+    let mut harm = 0_usize;
     for number in 0..times {
         for &(stage, there, back) in plan.moves {
             for to in [there, back] {
-                let killed = (number % 2 == 1).then(|| {
-                    harm += 1;
-                    harm
-                });
+                // With each round everybody is harmed otherwise.
+                harm += 1;
+                let killed = (number % 2 == 1).then_some(harm + number as usize / 2);
                 let said = one(stand_ins, &up, home.path(), &file, (stage, to), killed).await;
                 let told = moves.told.entry((stage.into(), to.into())).or_default();
                 told.add(&said, killed.is_some());

@@ -143,8 +143,24 @@ impl Bus {
         self.client.statistics().in_bytes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Told when it was connected anew: what was asked for before, and not answered, will not be.
-    pub fn connections(&self) -> watch::Receiver<u64> {
+    /// What some work gives; `None` where the connection was renewed, or ended, meanwhile: what was asked for on the old one is not
+    /// answered any more.
+    pub async fn unless_renewed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut connections = self.connections();
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = connections.changed() => None,
+        }
+    }
+
+    /// Whether the connection has ended for good.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.connections.has_changed().is_err()
+    }
+
+    /// Changes whenever the connection was renewed: what was asked for on the old one is not answered any more.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         let mut connections = self.connections.clone();
         connections.mark_unchanged();
         connections

@@ -126,9 +126,15 @@ impl Carried {
         self.trouble.lock().expect("nobody panics with it").clone()
     }
 
-    /// Whether nothing of the stream crosses the other way. Otherwise what has just come from there is not carried back: it would go round.
-    pub fn is_one_way(&self, one_way: bool) {
+    /// Says whether nothing of the stream crosses the other way. Otherwise what has just come from there is not carried back: it would go
+    /// round.
+    pub fn set_one_way(&self, one_way: bool) {
         self.one_way.store(one_way, Ordering::Relaxed);
+    }
+
+    /// Whether a message with these headers has just come from where it would go.
+    fn goes_round(&self, headers: &Headers, to: &str) -> bool {
+        !self.one_way.load(Ordering::Relaxed) && headers.get(header::VIA) == Some(to)
     }
 
     fn say(&self, trouble: Option<&str>) {
@@ -359,11 +365,7 @@ impl Carrier {
     /// Whether it has just come from where it would go: the subject says where it was captured, not where it was made.
     fn came_from_there(&self, sequence: u64) -> bool {
         let held = self.held.get(&sequence);
-        held.is_some_and(|holding| self.is_from_there(&holding.delivery.headers))
-    }
-
-    fn is_from_there(&self, headers: &Headers) -> bool {
-        !self.carried.one_way.load(Ordering::Relaxed) && headers.get(header::VIA) == Some(&self.way.sites.1)
+        held.is_some_and(|holding| self.carried.goes_round(&holding.delivery.headers, &self.way.sites.1))
     }
 
     /// From now on what is stored goes first.
@@ -380,7 +382,6 @@ impl Carrier {
     }
 
     fn is_read(&mut self, read: lane::Read) {
-        let one_way = self.carried.one_way.load(Ordering::Relaxed);
         let Some(lane) = &mut self.lane else { return };
         let Way { captured, sites: (_, to), .. } = &self.way;
         let is_asked = |subject: &str| {
@@ -388,7 +389,7 @@ impl Carrier {
             captured.is_empty() || captured.iter().any(|known| known == site)
         };
         let is_left_out = |record: &Record| {
-            let came_from_there = !one_way && record.headers.get(header::VIA) == Some(to);
+            let came_from_there = self.carried.goes_round(&record.headers, to);
             self.held.contains_key(&record.sequence) || came_from_there || !is_asked(&record.subject)
         };
         lane.take(self.near.clone(), self.way.stream.clone(), read, is_left_out);
@@ -469,7 +470,7 @@ impl Carrier {
         let (headers, if_absent) = forwarded(&headers, &self.way.sites.0);
         let answer = move |stored| Answer { sequence, stored_at, size, sent_at, is_long, if_absent, stored };
         let unsure = |why: &str| Err(PublishError::Unsure { subject: "it".into(), why: why.into() });
-        let (far, mut renewals, mut connections) = (self.far.clone(), self.to.renewals(), self.far.connections());
+        let (far, mut renewals) = (self.far.clone(), self.to.renewals());
         let patience = LOST + Duration::from_secs_f64(long.as_ref().unwrap_or(&body).len() as f64 / LEAST_RATE);
         let stored = if is_long {
             let (body, uploaded) = (long.unwrap_or(body), Arc::clone(&self.uploaded.0));
@@ -487,7 +488,6 @@ impl Carrier {
                 biased;
                 stored = stored => answer(stored),
                 _ = renewals.changed() => answer(unsure("the connection was given up")),
-                _ = connections.changed() => answer(unsure("the connection was lost")),
                 () = tokio::time::sleep(patience) => answer(unsure("there is no answer")),
             }
         };

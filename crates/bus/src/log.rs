@@ -50,16 +50,8 @@ impl Bus {
         let changelog = names::changelog(&self.pipeline, stage);
         let state = self.stream_state(&changelog).await?.unwrap_or_default();
         let newest = self.snapshots(stage).await?.into_iter().next();
-        Ok(match newest {
-            // One of no bytes says that everything up to there is forgotten.
-            Some(base) if base.bytes == 0 => {
-                LogBegin { begin: base.sequence + 1, snapshot: Some(base.sequence), last: state.last_sequence }
-            }
-            Some(snapshot) => {
-                LogBegin { begin: snapshot.sequence, snapshot: Some(snapshot.sequence), last: state.last_sequence }
-            }
-            None => LogBegin { begin: state.first_sequence.max(1), snapshot: None, last: state.last_sequence },
-        })
+        let begin = newest.as_ref().map_or(state.first_sequence.max(1), begin_of);
+        Ok(LogBegin { begin, snapshot: newest.map(|snapshot| snapshot.sequence), last: state.last_sequence })
     }
 
     /// Makes the streams of a fold's state, its changelog so that it begins with the change `begin`. What is there stays.
@@ -110,9 +102,8 @@ impl Bus {
         let mut last = state.last_sequence;
         loop {
             let records = from.batch_from(&changelog, last + 1, AT_ONCE.0, AT_ONCE.1).await?;
-            let Some(first) = records.first() else { break };
-            if first.sequence != last + 1 {
-                return Err(LogError::Missing(last + 1, first.sequence - 1, changelog));
+            if records.is_empty() {
+                break;
             }
             let mut changes = Vec::new();
             for (place, record) in records.into_iter().enumerate() {
@@ -130,8 +121,7 @@ impl Bus {
 
     /// Takes over the snapshot that the changelog here begins with, unless it is here.
     async fn take_snapshot(&self, from: &Self, stage: &str, begin: u64) -> Result<(), LogError> {
-        // One of no bytes is behind what is forgotten.
-        let is_its = |snapshot: &&Snapshot| snapshot.sequence + u64::from(snapshot.bytes == 0) == begin;
+        let is_its = |snapshot: &&Snapshot| begin_of(snapshot) == begin;
         if self.snapshots(stage).await?.iter().any(|snapshot| is_its(&snapshot)) {
             return Ok(());
         }
@@ -150,6 +140,12 @@ impl Bus {
     }
 }
 
+/// The change that a changelog begins with for a snapshot to be of it: the one that it was made behind; of one of no bytes, which says that
+/// everything up to there is forgotten, the next.
+fn begin_of(snapshot: &Snapshot) -> u64 {
+    snapshot.sequence + u64::from(snapshot.bytes == 0)
+}
+
 impl Line {
     /// Keeps the changelog of a fold, as far as it was made for that, like the one at the other end (`there`: the other end's like the one
     /// here), for ever. Fenced, so that two who do so at once, or one who slept, do no harm.
@@ -158,17 +154,15 @@ impl Line {
         loop {
             let (mut renewed, other) = (self.renewals(), self.bus());
             let (from, to) = if there { (here, &other) } else { (&other, here) };
-            let mut connections = to.connections();
             tokio::select! {
-                taken = to.take_log(from, stage) => {
-                    let why = taken.err().map(|error| error.to_string()).unwrap_or_default();
+                taken = to.unless_renewed(to.take_log(from, stage)) => {
+                    let why = taken.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
                     if !why.is_empty() && why != said {
                         tracing::warn!(stage, why, "its state is not taken over yet; it is tried again");
                     }
                     said = why;
                 }
                 _ = renewed.changed() => {}
-                _ = connections.changed() => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

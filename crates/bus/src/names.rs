@@ -66,6 +66,11 @@ pub fn bucket(pipeline: &str, table: &str) -> String {
     format!("{pipeline}_{table}")
 }
 
+/// The stream behind a table.
+pub fn stream_of_table(pipeline: &str, table: &str) -> String {
+    format!("KV_{}", bucket(pipeline, table))
+}
+
 /// The object bucket for long bodies.
 pub fn bodies(pipeline: &str) -> String {
     format!("{pipeline}_{BODIES}")

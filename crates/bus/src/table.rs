@@ -119,15 +119,12 @@ impl Bus {
                 told(follow);
                 true
             };
-            let mut connections = self.connections();
             // A broker that was started anew has forgotten who follows, which the client notices after half a minute.
-            let followed = tokio::select! {
-                followed = self.follow_table_once(table, &mut told) => followed,
-                changed = connections.changed() => if changed.is_ok() { continue } else { return },
-            };
-            if connections.has_changed().is_err() {
+            let followed = self.unless_renewed(self.follow_table_once(table, &mut told)).await;
+            if self.has_ended() {
                 return;
             }
+            let Some(followed) = followed else { continue };
             if let Err(error) = followed {
                 tracing::warn!(table, %error, "table not followed; trying again");
             }
@@ -143,7 +140,7 @@ impl Bus {
     ) -> Result<(), BusError> {
         let fail = |why: String| BusError::request(format!("follow the table {table}"), why);
         let store = self.store(table).await?;
-        let bucket = format!("KV_{}", names::bucket(&self.pipeline, table));
+        let bucket = names::stream_of_table(&self.pipeline, table);
         let state = self.stream_state(&bucket).await?;
         let mut until = state.filter(|state| state.messages > 0).map_or(0, |state| state.last_sequence);
         let mut loaded = until == 0;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Snapshot, StreamState, names};
 use causeway_pipelines::Pipeline;
-use causeway_stage::{Heartbeat, Placed, Unfolded, give_back_memory, now_ns};
+use causeway_stage::{Placed, Unfolded, give_back_memory, now_ns};
 
 use self::copies::{Copies, Goes, Want};
 use self::moves::{Turn, take_part};
@@ -19,6 +19,7 @@ use crate::drift::Watch;
 use crate::metrics::Told;
 use crate::net::Net;
 use crate::reconcile::run_lost_again;
+use crate::up::heartbeats_at;
 use crate::{kept, layout};
 
 /// Above this share of its limit a capture stream is made smaller.
@@ -129,7 +130,9 @@ async fn keep(bus: Bus, placed: Placed, told: Arc<Told>, turn: Turn) {
             // Not while a move changes what is wanted.
             let _turn = turn.lock().await;
             agent.pipeline = Pipeline::clone(&placed.borrow());
-            if let Err(error) = watch.round(&agent.bus, &agent.pipeline, &agent.told).await {
+            // A move waits for its turn.
+            let looks = watch.round(&agent.bus, &agent.pipeline, &agent.told);
+            if let Some(Err(error)) = agent.bus.unless_renewed(looks).await {
                 tracing::debug!(error = format!("{error:#}"), "drift not looked at; it comes again");
             }
         }
@@ -272,8 +275,7 @@ impl Agent {
 
     /// Whether a replica of a source says that its link has no room.
     async fn waits_for_room(&self, source: &str) -> anyhow::Result<bool> {
-        let beats = self.bus.table_entries(names::REPLICAS).await?;
-        let mut beats = beats.iter().filter_map(|entry| serde_json::from_slice::<Heartbeat>(&entry.value).ok());
+        let mut beats = heartbeats_at(&self.bus).await?.into_iter();
         Ok(beats.any(|beat| beat.stage == source && beat.waits_for_room()))
     }
 

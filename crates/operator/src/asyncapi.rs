@@ -122,6 +122,8 @@ fn document(pipeline: &Pipeline) -> Value {
     }
     let servers = pipeline.sites.iter().filter_map(|site| {
         let (protocol, host) = site.address.as_deref()?.split_once("://")?;
+        // Who signs in, and with what, is nobody's business.
+        let host = host.rsplit('@').next()?;
         Some((site.name.clone(), json!({ "host": host, "protocol": protocol })))
     });
     let servers: Map<String, Value> = servers.collect();
@@ -164,5 +166,12 @@ mod tests {
         let decision = &document["components"]["messages"]["decision"]["payload"];
         assert!(decision["properties"]["label"].is_object(), "{decision:#}");
         assert!(decision["properties"]["score"]["description"].as_str().unwrap().contains("cosine"), "{decision:#}");
+    }
+
+    #[test]
+    fn a_server_is_named_without_who_signs_in() {
+        let text = "pipeline = \"faces\"\n[site.edge]\naddress = \"tls://ann:hush@hub.example:4222\"\nhub = true\n[stage.capture]\nsite = \"edge\"\n";
+        let document = document(&Pipeline::of_bytes(text.as_bytes(), &[]).unwrap());
+        assert_eq!(document["servers"]["edge"], json!({ "host": "hub.example:4222", "protocol": "tls" }));
     }
 }

@@ -66,7 +66,7 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
         let mut captures = pipeline.stages_here().filter(|stage| stage.is_source());
         captures.any(|stage| names::stream(&pipeline.name, &stage.name) == stream)
     };
-    let people = format!("KV_{}", names::bucket(&pipeline.name, names::PEOPLE));
+    let people = names::stream_of_table(&pipeline.name, names::PEOPLE);
     // Asked for every second of sources, and people are enrolled seldom.
     let state = if sources { None } else { bus.stream_state(&people).await? };
     let people = state.map(|state| (people, state.messages));
@@ -115,7 +115,7 @@ fn ended_before(last: u64, now: u64) -> String {
 
 /// Looks whether a table gives all entries that it had: with those that cannot be read it is counted, and not given.
 pub(crate) async fn look_at_table(bus: &Bus, table: &str) -> Result<Option<(String, String)>, BusError> {
-    let stream = format!("KV_{}", names::bucket(bus.pipeline(), table));
+    let stream = names::stream_of_table(bus.pipeline(), table);
     let Some(state) = bus.stream_state(&stream).await? else { return Ok(None) };
     let mut given = 0;
     let mut records = bus.scan(&stream, 1, true).await?;

@@ -139,12 +139,7 @@ async fn act(bus: &Bus, file: &Pipeline, args: &MoveArgs) -> anyhow::Result<Exit
         next = placement.clone();
         whole = file.placed(&next)?;
     } else if to.is_empty() {
-        if args.json {
-            print_line(json!({ "stage": args.stage, "to": there, "epoch": placement.epoch, "moved": 0 }))?;
-        } else {
-            print_line(format_args!("{} is at {there} already", args.stage))?;
-        }
-        return Ok(ExitCode::SUCCESS);
+        return stays(args, &there, placement.epoch, &format!("{} is at {there} already", args.stage));
     }
     check_state(&whole, &args.stage)?;
     let handover = whole.handover()?;
@@ -197,10 +192,15 @@ async fn back(
         off = read_placement(bus).await?.0;
     }
     let there = file.placed(&off)?.stage(&args.stage).map(|stage| stage.sites.join(", ")).unwrap_or_default();
+    stays(args, &there, off.epoch, &format!("{} stays at {there}", args.stage))
+}
+
+/// Nothing has moved.
+fn stays(args: &MoveArgs, there: &str, epoch: u64, said: &str) -> anyhow::Result<ExitCode> {
     if args.json {
-        print_line(json!({ "stage": args.stage, "to": there, "epoch": off.epoch, "moved": 0 }))?;
+        print_line(json!({ "stage": args.stage, "to": there, "epoch": epoch, "moved": 0 }))?;
     } else {
-        print_line(format_args!("{} stays at {there}", args.stage))?;
+        print_line(said)?;
     }
     Ok(ExitCode::SUCCESS)
 }

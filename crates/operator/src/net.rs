@@ -137,9 +137,7 @@ impl Net {
         for giver in pipeline.stages.iter().filter(|stage| !pipeline.is_final(&stage.name)) {
             let stream = names::stream(&pipeline.name, &giver.name);
             let Some(wish) = wishes.iter().find(|wish| wish.name == stream) else { continue };
-            if bus.stream_state(&stream).await?.is_none() {
-                continue;
-            }
+            let Some(state) = bus.stream_state(&stream).await? else { continue };
             let mut lowest = u64::MAX;
             for taker in &wish.durables {
                 let Some(durable) = bus.durable_state(&stream, &taker.name).await? else { continue };
@@ -171,7 +169,8 @@ impl Net {
                 }
             }
             if let Some(readable) = self.readable.get_mut(&stream) {
-                readable.retain(|&sequence| sequence > lowest);
+                // Where the stream was set back these are other messages.
+                readable.retain(|&sequence| sequence > lowest && sequence <= state.last_sequence);
             }
         }
         Ok(())

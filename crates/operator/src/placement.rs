@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use causeway_bus::{Bus, BusError, names};
 use causeway_pipelines::{Flow, Pipeline, Placement};
-use causeway_stage::{PLACEMENT_KEY, Placed, SiteReport, read_placement, report_key};
+use causeway_stage::{PLACEMENT_KEY, Placed, SiteReport, links_of, read_placement, report_key};
 
 /// What the sites say, by site, as far as it is known at the site of a bus.
 pub(crate) async fn reports(bus: &Bus, pipeline: &Pipeline) -> Result<BTreeMap<String, SiteReport>, BusError> {
@@ -52,9 +52,5 @@ pub(crate) fn seen(sites: &[(Bus, Placed)]) -> Vec<(Bus, Pipeline)> {
 
 /// The streams of a flow.
 pub(crate) fn streams_of(pipeline: &Pipeline, flow: Flow<'_>) -> Vec<String> {
-    let links = match flow {
-        Flow::Stage(name) => vec![name],
-        Flow::Ends => vec![names::EMPTY, names::RECEIPT],
-    };
-    links.into_iter().map(|link| names::stream(&pipeline.name, link)).collect()
+    links_of(flow).into_iter().map(|link| names::stream(&pipeline.name, link)).collect()
 }

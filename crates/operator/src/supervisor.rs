@@ -152,9 +152,9 @@ impl Supervisor {
             self.going.push(running);
         }
         let threads = model_threads(session);
-        for (stage, site) in &wanted {
-            let at = (stage.name.clone(), site.pipeline.here.clone());
-            if self.kept.iter().any(|kept| kept.launch.at == at) || (run.replay.is_some() && stage.is_source()) {
+        for one @ (stage, site) in &wanted {
+            let runs = self.kept.iter().any(|kept| kept.launch.at == place(one));
+            if runs || (run.replay.is_some() && stage.is_source()) {
                 continue;
             }
             self.kept.push(Kept::start(Launch::new(session, stage, site, run, threads)?, say.clone()));

@@ -148,10 +148,15 @@ fn merge(mut seen: HashMap<String, Heartbeat>, last: Vec<Heartbeat>) -> Vec<Hear
 pub(crate) async fn heartbeats(sites: &[(Bus, Pipeline)]) -> Result<Vec<Heartbeat>, BusError> {
     let mut beats = Vec::new();
     for (bus, _) in sites {
-        let entries = bus.table_entries(names::REPLICAS).await?;
-        beats.extend(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()));
+        beats.extend(heartbeats_at(bus).await?);
     }
     Ok(beats)
+}
+
+/// What every replica at the site of a bus last said of itself.
+pub(crate) async fn heartbeats_at(bus: &Bus) -> Result<Vec<Heartbeat>, BusError> {
+    let entries = bus.table_entries(names::REPLICAS).await?;
+    Ok(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
 }
 
 /// Watches until everything is drained (`true`, if that is asked for) or until it is told to stop (`false`).

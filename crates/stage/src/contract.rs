@@ -91,6 +91,9 @@ pub trait Source: Sized + Send + 'static {
 pub struct Captured<T> {
     /// `Id::captured(source, item)`: the same whenever the same item is captured again.
     pub id: Id,
+    /// Whether another start of the source gives it again: a picture of a folder, and not one of a camera. Only such a one is looked for
+    /// among the outcomes that are there already.
+    pub repeats: bool,
     /// The message, or why the item can never be one: a dead letter with its original bytes.
     pub message: Result<T, Unreadable>,
 }

@@ -148,14 +148,14 @@ async fn has_state(env: &Env) -> anyhow::Result<bool> {
     let mut placed = env.placed.clone();
     loop {
         placed.mark_unchanged();
-        let idle = match whereabouts(env).await {
-            Ok(Where::Here) => {
+        let idle = match env.bus.unless_renewed(whereabouts(env)).await {
+            Some(Ok(Where::Here)) => {
                 env.status.set_idle(None);
                 return Ok(true);
             }
-            Ok(Where::Comes) => STANDS_BY,
-            Ok(Where::Gone) => PARKED,
-            Err(error) => {
+            Some(Ok(Where::Comes)) | None => STANDS_BY,
+            Some(Ok(Where::Gone)) => PARKED,
+            Some(Err(error)) => {
                 tracing::debug!(error = format!("{error:#}"), "where its state is is not known");
                 STANDS_BY
             }

@@ -45,7 +45,7 @@ pub use fold_life::fold_main;
 pub use memory::{give_back_memory, keep_memory};
 pub use metrics::Heartbeat;
 pub use once::{OnceAnswer, OnceInput, OnceMessage};
-pub use outcomes::{meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger};
+pub use outcomes::{links_of, meta_of_unreadable, now_ns, outcome_of, outcome_streams, read_ledger};
 pub use placed::{
     PLACEMENT_KEY, Placed, SiteReport, follow_placement, is_placed_anew, read_placement, read_report, report_key,
 };

@@ -145,6 +145,14 @@ pub fn outcome_streams(pipeline: &Pipeline) -> Vec<String> {
     finals.chain(empties).chain([names::DEAD]).chain(receipts).map(|name| names::stream(&pipeline.name, name)).collect()
 }
 
+/// What fills the streams of a flow: its stage, or what stages say of items that end.
+pub fn links_of(flow: Flow<'_>) -> Vec<&str> {
+    match flow {
+        Flow::Stage(name) => vec![name],
+        Flow::Ends => vec![names::EMPTY, names::RECEIPT],
+    }
+}
+
 /// The ledger of all outcomes that are stored now.
 pub async fn read_ledger(bus: &Bus, pipeline: &Pipeline) -> Result<Ledger, BusError> {
     let mut ledger = Ledger::new(pipeline);

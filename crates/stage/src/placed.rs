@@ -35,9 +35,6 @@ pub struct SiteReport {
     /// Takers that have ended here: stream and durable.
     #[serde(default)]
     pub ended: Vec<(String, String)>,
-    /// Messages that are answered here before others end.
-    #[serde(default)]
-    pub left: u64,
     /// What it waits for, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
@@ -73,7 +70,7 @@ pub async fn read_report(bus: &Bus, site: &str) -> Result<Option<SiteReport>, Bu
 /// The placement as it is known at the site of a bus, with its revision there; 0 where nothing was moved ever.
 pub async fn read_placement(bus: &Bus) -> Result<(Placement, u64), BusError> {
     // A site that was never applied has no table.
-    let table = format!("KV_{}", names::bucket(bus.pipeline(), names::PLACEMENT));
+    let table = names::stream_of_table(bus.pipeline(), names::PLACEMENT);
     if bus.stream_state(&table).await?.is_none() {
         return Ok((Placement::default(), 0));
     }

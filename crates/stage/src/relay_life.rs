@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use causeway_bus::{Budget, Carried, Carrier, Credentials, End, First, Keys, Line, Way, names};
-use causeway_pipelines::{Crossing, Flow, Pipeline, RELAY, SiteSpec};
+use causeway_pipelines::{Crossing, Pipeline, RELAY, SiteSpec};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::env::{self, Apart, Env, Unfit};
 use crate::metrics::Count;
 use crate::once::Work;
+use crate::outcomes::links_of;
 use crate::placed::{is_placed_anew, report_key};
 use crate::quarantine::inside;
 
@@ -171,7 +172,7 @@ impl Relay {
         let (plan, here) = (now.plan(), self.here.name.clone());
         let mut wanted = Vec::new();
         for Crossing { flow, from, to, captured } in plan.crossings(&here) {
-            wanted.extend(streams(flow).into_iter().map(|stream| (stream, from, to, captured.clone())));
+            wanted.extend(links_of(flow).into_iter().map(|stream| (stream, from, to, captured.clone())));
         }
         self.carriages.retain(|carriage| {
             let stays = wanted.iter().any(|(stream, from, to, _)| carriage.told.is_of(stream, from, to));
@@ -188,7 +189,7 @@ impl Relay {
         for carriage in &self.carriages {
             let Carrying { stream, from, to, .. } = &carriage.told;
             let back = wanted.iter().any(|one| one.0 == stream && one.1 == to && one.2 == from);
-            carriage.carried.is_one_way(!back);
+            carriage.carried.set_one_way(!back);
         }
         for table in now.tables_at(&here) {
             self.copy(table, Keys::All);
@@ -297,12 +298,5 @@ impl Relay {
             status.blocked(&format!("{} to {}: {trouble}", told.stream, told.to), LOOK_EVERY);
         }
         status.carries(carrying);
-    }
-}
-
-fn streams(flow: Flow<'_>) -> Vec<&str> {
-    match flow {
-        Flow::Stage(name) => vec![name],
-        Flow::Ends => vec![names::EMPTY, names::RECEIPT],
     }
 }

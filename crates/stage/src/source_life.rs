@@ -8,6 +8,7 @@ use causeway_schemas::{DeadLetter, Message, Meta};
 use tokio::sync::mpsc;
 
 use crate::env::{self, Apart, Broken, Env, Unfit};
+use crate::memory::give_back_memory;
 use crate::metrics::Count;
 use crate::once;
 use crate::outcomes::{self, now_ns};
@@ -27,7 +28,6 @@ const STORING: usize = 8;
 
 /// Reads the source and stores what it gives, in order; ends when the source ends.
 async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
-    let done = outcomes::read_ledger(&env.bus, &env.pipeline).await?;
     env.load_tables().await?;
     let (item, mut items) = mpsc::channel::<Captured<S::Output>>(READ_AHEAD);
     let ctx = env.ctx.clone().of_run(next_epoch(&env).await?, Reporter::of(&env.status));
@@ -35,6 +35,7 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
     let reading = std::thread::Builder::new().name(S::NAME.into()).spawn(move || read::<S>(&reader, &ctx, &item))?;
     env.status.set_ready();
     let storing = Arc::new(tokio::sync::Semaphore::new(STORING));
+    let mut done = None;
     loop {
         let captured = tokio::select! {
             biased;
@@ -42,7 +43,7 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
             item = items.recv() => item,
         };
         let Some(captured) = captured else { break };
-        if is_done(&env, &done, &captured) {
+        if is_done(&env, &mut done, &captured).await? {
             env.status.count(Count::Skipped, 1);
             continue;
         }
@@ -98,9 +99,20 @@ async fn next_epoch(env: &Env) -> Result<u64, BusError> {
     }
 }
 
-/// Whether the item has all its outcomes already and no run anew is asked for.
-fn is_done<O>(env: &Env, done: &Ledger, captured: &Captured<O>) -> bool {
-    env.args.generation == 0 && done.is_complete(captured.id)
+/// Whether the item has all its outcomes already and no run anew is asked for. All outcomes are read for the first that may have them, and
+/// forgotten with the first that cannot: a camera, even a simulated one, runs for months.
+async fn is_done<O>(env: &Env, done: &mut Option<Ledger>, captured: &Captured<O>) -> Result<bool, BusError> {
+    if !captured.repeats || env.args.generation > 0 {
+        if done.take().is_some() {
+            give_back_memory();
+        }
+        return Ok(false);
+    }
+    let done = match done {
+        Some(done) => done,
+        None => done.insert(outcomes::read_ledger(&env.bus, &env.pipeline).await?),
+    };
+    Ok(done.is_complete(captured.id))
 }
 
 async fn store<O: Message>(env: &Env, captured: Captured<O>) {

@@ -152,10 +152,10 @@ impl Folder {
     }
 
     fn capture(&self, picture: Picture) -> Captured<Frame> {
-        let item = picture.item;
+        let (item, repeats) = (picture.item, self.round == 0);
         let refused = |id: Id, reason: &'static str, detail: String, body: Vec<u8>| {
             let item = item.clone();
-            Captured { id, message: Err(Unreadable { item, reason, detail, body }) }
+            Captured { id, repeats, message: Err(Unreadable { item, reason, detail, body }) }
         };
         let (body, whole) = match read_at_most(&picture.path, self.max_bytes) {
             Ok(read) => read,
@@ -172,10 +172,10 @@ impl Folder {
         if let Err(error) = probe(&body, self.max_pixels) {
             return refused(id, error.reason(), error.to_string(), body);
         }
-        let epoch = if self.round == 0 { 0 } else { self.epoch };
+        let epoch = if repeats { 0 } else { self.epoch };
         let (source, sequence) = (self.source.clone(), self.sequence);
         let capture = Capture { source, item, epoch, sequence, captured_at: unix_ns() };
-        Captured { id, message: Ok(Frame { capture, image: body }) }
+        Captured { id, repeats, message: Ok(Frame { capture, image: body }) }
     }
 
     /// The same on every run; another in every further round, whichever run it is of: after a restart, too, a simulated camera shows

@@ -180,9 +180,10 @@ impl Video {
         let (item, of) = self.names(&grabbed);
         let Grabbed { sequence, captured_at, packet, round, .. } = grabbed;
         let id = Id::captured(&self.source, &of);
+        let repeats = round == 0 && matches!(self.naming, Naming::File { .. });
         let refused = |reason: &'static str, detail: String, body: Vec<u8>| {
             let item = item.clone();
-            Captured { id, message: Err(Unreadable { item, reason, detail, body }) }
+            Captured { id, repeats, message: Err(Unreadable { item, reason, detail, body }) }
         };
         if packet.len as u64 > self.max_bytes {
             let detail = format!("the frame has {} bytes, more than max_bytes = {}", packet.len, self.max_bytes);
@@ -196,7 +197,7 @@ impl Video {
             Naming::File { epoch, .. } | Naming::Epoch(epoch) => epoch,
         };
         let capture = Capture { source: self.source.clone(), item, epoch, sequence, captured_at };
-        Captured { id, message: Ok(Frame { capture, image: packet.jpeg }) }
+        Captured { id, repeats, message: Ok(Frame { capture, image: packet.jpeg }) }
     }
 
     /// What a frame is called, and what its id is made of.

@@ -42,6 +42,6 @@ impl Source for Capture {
         let item = if epoch == 0 { sequence.to_string() } else { format!("{epoch}-{sequence}") };
         let id = Id::captured(&self.source, &item);
         let capture = Where { source: self.source.clone(), item, epoch, sequence, captured_at: now_ns() };
-        Some(Captured { id, message: Ok(Frame { capture, image: vec![0; self.script.bytes] }) })
+        Some(Captured { id, repeats: true, message: Ok(Frame { capture, image: vec![0; self.script.bytes] }) })
     }
 }

@@ -35,24 +35,22 @@ impl Line {
     /// Keeps a table of the site of `here` as it is at the other end, for ever. All of it is compared whenever following begins anew, so
     /// whatever was missed meanwhile is made up for. Says whenever it is all here.
     pub async fn copy_table(&self, here: &Bus, table: &str, keys: &Keys, copied: impl Fn() + Send + Sync) {
-        loop {
-            let (mut renewed, there) = (self.renewals(), self.bus());
-            let copied = copy(&there, here, table, keys, &copied);
-            // What was asked for on the connection before does not come any more.
-            tokio::select! {
-                () = copied => {}
-                _ = renewed.changed() => continue,
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        self.keep(here, table, keys, false, copied).await;
     }
 
     /// The other way: keeps what is here of a table there too.
     pub async fn copy_table_there(&self, here: &Bus, table: &str, keys: &Keys) {
+        self.keep(here, table, keys, true, || ()).await;
+    }
+
+    async fn keep(&self, here: &Bus, table: &str, keys: &Keys, there: bool, copied: impl Fn() + Send + Sync) {
         loop {
-            let (mut renewed, there) = (self.renewals(), self.bus());
+            let (mut renewed, other) = (self.renewals(), self.bus());
+            let (from, to) = if there { (here, &other) } else { (&other, here) };
+            let copies = from.unless_renewed(to.unless_renewed(Box::pin(copy(from, to, table, keys, &copied))));
             tokio::select! {
-                () = copy(here, &there, table, keys, &|| ()) => {}
+                // What was asked for or set on the connection before is not answered any more.
+                _ = copies => {}
                 _ = renewed.changed() => continue,
             }
             tokio::time::sleep(PAUSE).await;
@@ -64,11 +62,7 @@ impl Line {
 async fn copy(from: &Bus, to: &Bus, table: &str, keys: &Keys, copied: &(impl Fn() + Send + Sync)) {
     let (told, changes) = mpsc::unbounded_channel();
     let mut tell = |follow| told.send(follow).is_ok();
-    let (mut of_from, mut of_to) = (from.connections(), to.connections());
     tokio::select! {
-        // What was asked for or set on the connection before is not answered any more.
-        _ = of_from.changed() => {}
-        _ = of_to.changed() => {}
         followed = from.follow_table_once(table, &mut tell) => {
             let why = followed.err().map(|error| error.to_string());
             tracing::debug!(table, why, "the table is followed anew");

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_bus::{Bus, DurableState, Retention, StreamWish, names};
+use causeway_bus::{Bus, DurableState, Retention, StreamWish};
 use causeway_pipelines::{Begins, Ends, Handover, Moving, Phase, Pipeline, Placement};
-use causeway_stage::{Heartbeat, Placed, SiteReport, is_placed_anew, now_ns, read_placement, read_report};
+use causeway_stage::{Placed, SiteReport, is_placed_anew, now_ns, read_placement, read_report};
 
 use crate::layout::durable_of;
 use crate::placement::{report, reports, streams_of, write};
+use crate::up::heartbeats_at;
 use crate::{kept, layout};
 
 /// How often it is looked how far a move is: at first, and where it takes long.
@@ -29,21 +30,17 @@ pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Takes part in every move, for ever. `file` is the pipeline as its file has it.
 pub(super) async fn take_part(bus: Bus, file: Pipeline, mut placed: Placed, turn: Turn) {
-    let mut part = Part { bus, file, epoch: 0, goals: HashMap::new(), said: None };
+    let mut part = Part { bus, file, of: (0, 0), goals: HashMap::new(), said: None };
     let mut troubled = String::new();
     loop {
         let now = placed.borrow_and_update().clone();
         let pause = if let Some(moving) = &now.placement.moving {
-            let mut connections = part.bus.connections();
+            let bus = part.bus.clone();
             let done = {
                 let _turn = turn.lock().await;
-                tokio::select! {
-                    done = Box::pin(part.round(&now.placement, moving)) => done,
-                    // What was asked of the broker before is not answered any more.
-                    _ = connections.changed() => Ok(()),
-                }
+                bus.unless_renewed(Box::pin(part.round(&now.placement, moving))).await
             };
-            let trouble = done.err().map(|error| format!("{error:#}")).unwrap_or_default();
+            let trouble = done.and_then(Result::err).map(|error| format!("{error:#}")).unwrap_or_default();
             if !trouble.is_empty() && trouble != troubled {
                 tracing::warn!(trouble, "this site's part in the move is not done yet; it is tried again");
             }
@@ -67,8 +64,8 @@ pub(super) async fn take_part(bus: Bus, file: Pipeline, mut placed: Placed, turn
 struct Part {
     bus: Bus,
     file: Pipeline,
-    /// Of which move the rest is.
-    epoch: u64,
+    /// Of which move the rest is: its epoch, and when it began.
+    of: (u64, u64),
     /// Up to which message those answer that end, by stream and durable.
     goals: HashMap<(String, String), u64>,
     /// What was said last of the move that is under way.
@@ -106,8 +103,7 @@ impl Move<'_> {
 impl Part {
     /// Removes durables that the file has and a move has ended, where somebody made them again who did not know of it yet: a site whose
     /// store is new. Those who take now began at the same time, or before.
-    async fn tidy(&mut self, now: &Pipeline) -> anyhow::Result<()> {
-        (self.goals, self.said) = (HashMap::new(), None);
+    async fn tidy(&self, now: &Pipeline) -> anyhow::Result<()> {
         if now.placement.sites.is_empty() {
             return Ok(());
         }
@@ -128,8 +124,9 @@ impl Part {
     }
 
     async fn round(&mut self, placement: &Placement, moving: &Moving) -> anyhow::Result<()> {
-        if self.epoch != placement.epoch {
-            (self.epoch, self.goals, self.said) = (placement.epoch, HashMap::new(), None);
+        // By its time too: epochs begin anew where the hub has lost its store.
+        if self.of != (placement.epoch, moving.since) {
+            (self.of, self.goals, self.said) = ((placement.epoch, moving.since), HashMap::new(), None);
         }
         // Called off, its stage is on the move no more: what was made is known from when it was.
         let mut whole = placement.clone();
@@ -239,9 +236,7 @@ impl Part {
 
     /// What the stage lacks to take over here.
     async fn is_not_ready(&self, this: &Move<'_>) -> anyhow::Result<Option<String>> {
-        let entries = self.bus.table_entries(names::REPLICAS).await?;
-        let beats: Vec<Heartbeat> =
-            entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        let beats = heartbeats_at(&self.bus).await?;
         let (stage, here) = (&this.moving.stage, &self.file.here);
         if *here != self.file.hub().name {
             let copied: Vec<&String> = beats.iter().flat_map(|beat| &beat.tables).collect();
@@ -272,7 +267,6 @@ impl Part {
             let mut before = one.behind.iter().map(|&place| &ends[place]);
             let before = before.find(|before| !self.has_ended(before, said, &others, placement));
             if let Some(before) = before.filter(|_| !one.is_covered) {
-                said.left += state.pending + state.unacked;
                 said.waits_for = Some(format!("{} at {}", before.who, before.site));
                 continue;
             }
@@ -284,7 +278,6 @@ impl Part {
                 }
                 said.ended.push((stream, durable));
             } else {
-                said.left += left;
                 said.waits_for.get_or_insert_with(|| format!("{} to answer {left}", one.who));
             }
         }
