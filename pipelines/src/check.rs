@@ -517,7 +517,12 @@ impl Check<'_, '_> {
             }
         }
         if let Some(written) = written.site {
-            stage.sites = self.sites_of(stage, &written, sites);
+            stage.sites = self.sites_of(stage, "site", &written, sites);
+        }
+        let may_move_to = written.may_move_to.map(|written| self.sites_of(stage, "may_move_to", &written, sites));
+        if let (Some(_), true) = (&may_move_to, stage.uses.is_some_and(|uses| uses.takes.is_none())) {
+            let draft = Draft::new("a source does not move: it stays where its camera is".to_owned());
+            self.findings.push(stage.at("may_move_to"), draft.stage(Some(&name)).key("may_move_to"));
         }
         // More than there can be stages has one of them twice, which is told.
         let from = written.from.unwrap_or_default().into_iter().take(MAX_STAGES + 1);
@@ -531,6 +536,7 @@ impl Check<'_, '_> {
             uses: uses.name.into(),
             from: stage.from.iter().map(|(from, _)| from.clone()).collect(),
             sites: stage.sites.clone(),
+            may_move_to: may_move_to.unwrap_or_default(),
             workers: written.workers.unwrap_or(defaults::WORKERS),
             batch: Batch {
                 max: written.batch.max.unwrap_or(defaults::BATCH_MAX),
@@ -548,14 +554,14 @@ impl Check<'_, '_> {
         });
     }
 
-    /// The sites that a stage names; by default the first.
-    fn sites_of(&mut self, stage: &Draught<'_>, written: &[String], sites: &[SiteSpec]) -> Vec<String> {
+    /// The sites that a key of a stage names; by default the first.
+    fn sites_of(&mut self, stage: &Draught<'_>, key: &str, written: &[String], sites: &[SiteSpec]) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         let names = || sites.iter().map(|site| site.name.as_str());
-        let draft = |message: String| Draft::new(message).stage(Some(&stage.name)).key("site");
+        let draft = |message: String| Draft::new(message).stage(Some(&stage.name)).key(key);
         if written.is_empty() {
             let help = Some(format!("sites here: {}", names().collect::<Vec<_>>().join(", ")));
-            self.findings.push(stage.at("site"), draft("it runs at no site".into()).help(help));
+            self.findings.push(stage.at(key), draft(format!("`{key}` names no site")).help(help));
         }
         // More than there can be sites has one of them twice.
         for (place, name) in written.iter().take(MAX_SITES + 1).enumerate() {
@@ -568,10 +574,10 @@ impl Check<'_, '_> {
                 let known = || Some(format!("sites here: {}", names().collect::<Vec<_>>().join(", ")));
                 let help = did_you_mean(name, names()).or_else(known);
                 let draft = draft(format!("there is no site `{name}`")).help(help).of_absence();
-                self.findings.push(stage.place_in("site", place), draft);
+                self.findings.push(stage.place_in(key, place), draft);
             }
             if written[..place].contains(name) {
-                self.findings.push(stage.place_in("site", place), draft(format!("`{name}` stands here twice")));
+                self.findings.push(stage.place_in(key, place), draft(format!("`{name}` stands here twice")));
             }
             for site in meant {
                 if !found.iter().any(|known| known == site) {

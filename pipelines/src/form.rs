@@ -90,7 +90,7 @@ pub(crate) struct WrittenSite {
     pub(crate) hub: Option<bool>,
     /// Where its NATS server is: `"nats://cloud.example:4222"`. Without one `causeway up` starts a server of its own.
     pub(crate) address: Option<String>,
-    /// A file with NATS credentials for it, relative to the pipeline file.
+    /// The site's folder of keys (`causeway keys`), or a file with NATS credentials; relative to the pipeline file.
     pub(crate) credentials: Option<PathBuf>,
     /// Most bytes a second that this site sends to the hub: `"500KB"`. Without one, as many as the link takes.
     #[schemars(with = "Option<Size>")]
@@ -115,6 +115,11 @@ pub(crate) struct WrittenStage {
     #[serde(default, deserialize_with = "one_or_many")]
     #[schemars(!default, with = "Names")]
     pub(crate) site: Option<Vec<String>>,
+    /// Sites that `causeway move` may move it to where every stage has a key of its own (`causeway keys`): only there is it given one, and
+    /// its relays the right to carry for it. `"edge-*"` is all whose names begin so.
+    #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(!default, with = "Names")]
+    pub(crate) may_move_to: Option<Vec<String>>,
     /// Instances in one process, each with its thread and its model.
     #[schemars(range(min = *WORKERS.start(), max = *WORKERS.end()), extend("default" = defaults::WORKERS))]
     pub(crate) workers: Option<usize>,

@@ -136,6 +136,8 @@ pub struct StageSpec {
     pub from: Vec<String>,
     /// The sites that it runs at, one or more.
     pub sites: Vec<String>,
+    /// Other sites that it may be moved to where every stage has its own key: only there is it given one.
+    pub may_move_to: Vec<String>,
     /// Instances in one process, each with its thread and model session.
     pub workers: usize,
     /// How messages are pulled.

@@ -82,8 +82,18 @@ pub const USES: [Use; 5] = [
 ];
 
 /// The keys of every stage, whatever it uses.
-pub(crate) const STAGE_KEYS: [&str; 9] =
-    ["uses", "from", "site", "workers", "batch", "link_bytes", "max_process_ms", "quarantine_bytes", "emits"];
+pub(crate) const STAGE_KEYS: [&str; 10] = [
+    "uses",
+    "from",
+    "site",
+    "may_move_to",
+    "workers",
+    "batch",
+    "link_bytes",
+    "max_process_ms",
+    "quarantine_bytes",
+    "emits",
+];
 
 fn check<O: Checked>(own: &Spanned<DeTable<'_>>, stage: &str, findings: &mut Findings<'_>) {
     let Some(options) = read::<O>(own, Some(stage), &STAGE_KEYS, findings) else { return };

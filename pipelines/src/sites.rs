@@ -21,7 +21,7 @@ pub struct SiteSpec {
     pub is_hub: bool,
     /// Where its server is; where none is named `up` starts one.
     pub address: Option<String>,
-    /// The credentials for it.
+    /// The credentials for it: a file, or a folder with a key for everybody.
     pub credentials: Option<PathBuf>,
     /// Most bytes a second that its relay sends to the hub.
     pub bytes_per_s: Option<u64>,
@@ -204,6 +204,7 @@ impl Pipeline {
             uses: RELAY.into(),
             from: Vec::new(),
             sites: self.edges().map(|site| site.name.clone()).collect(),
+            may_move_to: Vec::new(),
             workers: defaults::WORKERS,
             batch: Batch { max: defaults::BATCH_MAX, wait: defaults::BATCH_WAIT },
             takes: None,

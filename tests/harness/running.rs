@@ -162,11 +162,16 @@ impl Running {
 
     /// A connection to the server of one of its sites.
     pub async fn bus_at(&self, site: &str, pipeline: &str) -> Bus {
+        self.bus_with(site, pipeline, &Credentials::default()).await
+    }
+
+    /// The same with credentials.
+    pub async fn bus_with(&self, site: &str, pipeline: &str, credentials: &Credentials) -> Bus {
         let about = self.about().await;
         let mut sites = about["sites"].as_array().into_iter().flatten();
         let site = sites.find(|known| known["name"] == site).expect("it runs here");
         let address = site["nats"].as_str().expect("an address");
-        Bus::connect(address, &Credentials::default(), pipeline, "test").await.expect("its server answers")
+        Bus::connect(address, credentials, pipeline, "test").await.expect("its server answers")
     }
 
     /// The process of the server of one of its sites, as soon as it is another one than `not`.

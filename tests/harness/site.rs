@@ -4,8 +4,10 @@ use std::process::Stdio;
 use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::Pipeline;
+use causeway_stage::{answer_done, follow_placement};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use crate::Tools;
 use crate::running::{Finished, PATIENCE, causeway, kill, output};
@@ -21,6 +23,8 @@ pub struct Site {
     pub pipeline: Pipeline,
     file: PathBuf,
     dir: TempDir,
+    /// Answers sources, as the agent of a site does.
+    _answers: JoinSet<()>,
 }
 
 /// A stage's process. Dropped, it is killed.
@@ -40,7 +44,10 @@ impl Site {
         let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let server = Server::start("edge", dir.path(), Start::default()).await.expect("a server");
         let bus = Bus::connect(&server.address(), &Credentials::default(), &pipeline.name, "test").await;
-        let site = Self { tools: tools.clone(), server, bus: bus.expect("a bus"), pipeline, file, dir };
+        let bus = bus.expect("a bus");
+        let mut answers = JoinSet::new();
+        answers.spawn(answer_done(bus.clone(), follow_placement(&bus, &pipeline).await));
+        let site = Self { tools: tools.clone(), server, bus, pipeline, file, dir, _answers: answers };
         site.apply().await;
         site
     }

@@ -17,6 +17,8 @@ const KNOWN_TO_ONE: &[(&str, &str)] = &[
     ("image", "causeway-imaging"),
     ("libjpeg-turbo-rs", "causeway-imaging"),
     ("clap_complete", "causeway-operator"),
+    ("nkeys", "causeway-operator"),
+    ("rcgen", "causeway-operator"),
 ];
 
 /// Which crates a crate of ours may depend on: arrows point one way.

@@ -16,6 +16,7 @@ mod fold;
 mod house;
 mod hub;
 mod keep;
+mod keys;
 mod life;
 mod metrics;
 mod moves;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use causeway_bus::{Bus, names};
+use causeway_bus::{Bus, Credentials, names};
 use causeway_pipelines::{Phase, Pipeline};
 use causeway_stand_in::script::{BYTES, CAMERA, ITEMS};
-use harness::{Running, StandIns, Tools, Verdict, eventually, kill, signal, stand_in_pipeline, verdict};
+use harness::{Running, StandIns, Tools, Verdict, causeway, eventually, kill, signal, stand_in_pipeline, verdict};
 use serde_json::Value;
 
 /// Sixty pictures a second at the edge, out of a folder: begun anew, they are the same.
@@ -18,14 +18,19 @@ struct Sites {
 
 impl Sites {
     fn new(items: u64) -> Self {
+        Self::with(items, "[site.edge]\n[site.cloud]\nhub = true", |_| "")
+    }
+
+    /// With these sites, and more keys of each stage.
+    fn with(items: u64, of_sites: &str, keys: impl Fn(&str) -> &'static str) -> Self {
         let stand_ins = StandIns::link(&Tools::find());
         let home = tempfile::tempdir().expect("a folder");
         let file = home.path().join("faces.toml");
         let more = |stage: &str| match stage {
-            "pipeline" => "[site.edge]\n[site.cloud]\nhub = true".to_owned(),
+            "pipeline" => of_sites.to_owned(),
             "capture" => "site = \"edge\"\nrate = 60".to_owned(),
-            "preprocess" | "extract" => "site = \"edge\"".to_owned(),
-            _ => "site = \"cloud\"".to_owned(),
+            "preprocess" | "extract" => format!("site = \"edge\"\n{}", keys(stage)),
+            _ => format!("site = \"cloud\"\n{}", keys(stage)),
         };
         std::fs::write(&file, stand_in_pipeline(more)).expect("it is written");
         Self { stand_ins, home, file, items }
@@ -243,5 +248,38 @@ async fn what_cannot_move_is_told() {
     );
     let finished = finished.finish().await;
     assert!(finished.stderr.contains("it has one site"), "{}", finished.stderr);
+    up.stop().await.ok();
+}
+
+#[tokio::test]
+async fn stages_move_where_their_keys_open_and_nowhere_else() {
+    let sites = "[site.edge]\ncredentials = \"keys/edge\"\n[site.cloud]\nhub = true\ncredentials = \"keys/cloud\"";
+    let sites = Sites::with(3_000, sites, |stage| match stage {
+        "extract" => "may_move_to = \"cloud\"",
+        "cluster" => "may_move_to = \"edge\"",
+        _ => "",
+    });
+    let keys = sites.home.path().join("keys");
+    let out = format!("--out={}", keys.display());
+    causeway(sites.stand_ins.tools(), &["keys", sites.file(), &out]).await.ok();
+    let up = sites.up();
+    let agent = |site: &str| Credentials::of(Some(&keys.join(site)), "agent");
+    let edge = up.bus_with("edge", "faces", &agent("edge")).await;
+    captured(&edge, 50).await;
+    for (stage, to) in [("extract", "cloud"), ("cluster", "edge"), ("extract", "edge"), ("cluster", "cloud")] {
+        let told = sites.moves(stage, to).await;
+        assert_eq!((told["lost"].as_u64(), told["doubled"].as_u64()), (Some(0), Some(0)), "{told}");
+        assert!(told["moved"].as_u64() > Some(0), "it works where it is now: {told}");
+    }
+    let refused = sites.start(&["move", "classify", "--to", "edge"]).finish().await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("it has no key there; say `may_move_to = [\"edge\"]`"), "{}", refused.stderr);
+    sites.complete(&edge).await;
+    // Nobody was ever kept from what he needed.
+    for log in std::fs::read_dir(sites.home.path().join("logs")).expect("logs") {
+        let log = std::fs::read_to_string(log.expect("a log").path()).expect("a log");
+        let missed = log.lines().find(|line| line.contains("no responders") || line.contains("no stream takes"));
+        assert_eq!(missed, None);
+    }
     up.stop().await.ok();
 }

@@ -1,13 +1,17 @@
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::object_store::GetErrorKind;
+use async_nats::jetstream::object_store::{InfoErrorKind, ObjectInfo};
+use async_nats::{ConnectError, ConnectErrorKind};
 use causeway_schemas::header;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use crate::publish::hex;
 use crate::{Headers, names};
 
 /// A connection to the NATS server of one site, for one pipeline.
@@ -18,14 +22,34 @@ pub struct Bus {
     pub(crate) pipeline: Arc<str>,
     /// How often it was connected.
     connections: watch::Receiver<u64>,
+    /// Whether it makes no consumers: the right to make one is the right to read.
+    pub(crate) reads_directly: bool,
 }
 
 /// How to sign in.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    /// A file with NATS credentials (`.creds`).
-    pub file: Option<std::path::PathBuf>,
+    /// A file with NATS credentials: `.creds`, or the seed of an `nkey`. Where `ca.pem` stands beside it, that vouches for the server, and a
+    /// server on another machine has to show that it does.
+    pub file: Option<PathBuf>,
 }
+
+impl Credentials {
+    /// Those of somebody: `path` is a file, or a folder that has a key for each (`causeway keys`).
+    pub fn of(path: Option<&Path>, name: &str) -> Self {
+        Self { file: path.map(|path| if path.is_dir() { path.join(format!("{name}.nk")) } else { path.to_owned() }) }
+    }
+
+    /// Who vouches for servers.
+    fn authority(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(|file| file.with_file_name(CA)).filter(|file| file.exists())
+    }
+}
+
+/// The certificate of who vouches for servers, beside the credentials.
+const CA: &str = "ca.pem";
+/// How the seed of a user's `nkey` begins. (<https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth>)
+const SEED: &str = "SU";
 
 /// What went wrong on the bus.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +114,8 @@ const PING_ACROSS_INTERVAL: Duration = Duration::from_mins(1);
 const PUBLISH_WINDOW: usize = 1024;
 /// Longest body in the object store that is read, bytes: the longest of all kinds, with the text form of a dead letter.
 const MAX_BODY: usize = 128 << 20;
+/// Chunks of a body that are asked for at once, and their bytes.
+const CHUNKS: (usize, u64) = (64, 8 << 20);
 /// First and longest pause between attempts to reconnect.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest pause between attempts to reach another site.
@@ -105,6 +131,12 @@ impl Bus {
         name: &str,
     ) -> Result<Self, BusError> {
         Dial::here(address, credentials, pipeline, name).connect().await
+    }
+
+    /// The same, for somebody who may not make consumers: of messages whose headers are asked for the bodies come too.
+    #[must_use]
+    pub fn without_consumers(self) -> Self {
+        Self { reads_directly: true, ..self }
     }
 
     /// The same connection, on which so many publishes may wait for their acks as long as it takes: who publishes measures that.
@@ -198,26 +230,40 @@ impl Bus {
         }
     }
 
-    /// A body that is kept in the object store.
+    /// A body that is kept in the object store: what has its name, which is its SHA-256. Read without a consumer.
     pub async fn body_by_reference(&self, reference: &str) -> Result<bytes::Bytes, BusError> {
-        use tokio::io::AsyncReadExt as _;
         let what = || format!("fetch the body {reference} from the object store");
         let store = self
             .js
             .get_object_store(names::bodies(&self.pipeline))
             .await
             .map_err(|error| BusError::request(what(), error))?;
-        let mut object = store.get(reference).await.map_err(|error| match error.kind() {
-            GetErrorKind::NotFound | GetErrorKind::InvalidName => BusError::NoBody(reference.into()),
+        let object = store.info(reference).await.map_err(|error| match error.kind() {
+            InfoErrorKind::NotFound | InfoErrorKind::InvalidName => BusError::NoBody(reference.into()),
             _ => BusError::request(what(), error),
         })?;
         // Bounded before it is read; `with_capacity` of what a stranger wrote would be theirs to choose.
-        let size = object.info().size;
+        let ObjectInfo { size, nuid, .. } = object;
         if size > MAX_BODY {
             return Err(BusError::NoBody(format!("{reference}: it has {size} bytes, at most {MAX_BODY} are read")));
         }
-        let mut whole = Vec::with_capacity(size);
-        object.read_to_end(&mut whole).await.map_err(|error| BusError::request(what(), error))?;
+        let (stream, _) = names::bodies_of(&self.pipeline);
+        let chunks = names::chunks_of_body(&self.pipeline, &nuid);
+        let (mut whole, mut next) = (Vec::with_capacity(size), 1);
+        while whole.len() < size {
+            let some = self.batch_of(&stream, &chunks, next, CHUNKS.0, CHUNKS.1).await?;
+            let Some(last) = some.last() else { break };
+            next = last.sequence + 1;
+            for chunk in some {
+                whole.extend_from_slice(&chunk.body);
+            }
+        }
+        if hex(&Sha256::digest(&whole)) != reference {
+            let read = whole.len();
+            return Err(BusError::NoBody(format!(
+                "{reference}: the {read} bytes that are there are not what was stored"
+            )));
+        }
         Ok(whole.into())
     }
 }
@@ -233,6 +279,8 @@ pub(crate) struct Dial {
     patience: (Duration, Duration),
     /// How often the client asks whether the connection lives.
     ping: Duration,
+    /// Of somebody who may not make consumers.
+    reads_directly: bool,
 }
 
 impl Dial {
@@ -245,18 +293,25 @@ impl Dial {
             name: name.into(),
             patience: (CONNECT_TIMEOUT, RECONNECT_PAUSE.1),
             ping: PING_INTERVAL,
+            reads_directly: false,
         }
     }
 
     /// To another site, over a link that may be cut at any time and is to be used as soon as it is there again.
     pub(crate) fn across(address: &str, credentials: &Credentials, pipeline: &str, name: &str) -> Self {
         let patience = (CONNECT_ACROSS_TIMEOUT, RECONNECT_ACROSS_PAUSE);
-        Self { patience, ping: PING_ACROSS_INTERVAL, ..Self::here(address, credentials, pipeline, name) }
+        Self {
+            patience,
+            ping: PING_ACROSS_INTERVAL,
+            reads_directly: true,
+            ..Self::here(address, credentials, pipeline, name)
+        }
     }
 
     /// Connects, once. A connection that was made is renewed for ever.
     pub(crate) async fn connect(&self) -> Result<Bus, BusError> {
-        let Self { address, credentials, pipeline, name, patience: (timeout, longest_pause), ping } = self;
+        let Self { address, credentials, pipeline, name, patience: (timeout, longest_pause), ping, reads_directly } =
+            self;
         let (timeout, longest_pause) = (*timeout, *longest_pause);
         let unreachable = |why: String| BusError::Unreachable { address: redact(address), why };
         let (connected, connections) = watch::channel(0);
@@ -284,19 +339,68 @@ impl Dial {
         if let Some(file) = &credentials.file {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| unreachable(format!("credentials {}: {error}", file.display())))?;
-            options = options.credentials(&text).map_err(|error| unreachable(error.to_string()))?;
+            options = match text.trim() {
+                seed if seed.starts_with(SEED) => options.nkey(seed.into()),
+                text => options.credentials(text).map_err(|error| unreachable(error.to_string()))?,
+            };
         }
         let addresses: Vec<&str> = address.split(',').map(str::trim).collect();
-        let client = options.connect(addresses).await.map_err(|error| unreachable(error_chain(&error)))?;
+        if let Some(authority) = credentials.authority() {
+            options = options.add_root_certificates(authority).require_tls(!addresses.iter().all(|one| is_local(one)));
+        }
+        let client = options.connect(addresses).await.map_err(|error| unreachable(why(&error, credentials)))?;
         let js = ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .max_ack_inflight(PUBLISH_WINDOW)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let bus = Bus { js, client, pipeline: pipeline.as_str().into(), connections };
+        let bus = Bus { js, client, pipeline: pipeline.as_str().into(), connections, reads_directly: *reads_directly };
         bus.js.query_account().await.map_err(|_| BusError::NoJetStream(redact(address)))?;
         Ok(bus)
     }
+}
+
+/// Why a server does not let somebody in, for a person.
+fn why(error: &ConnectError, credentials: &Credentials) -> String {
+    let (said, file) = (error_chain(error), credentials.file.as_ref().map(|file| file.display().to_string()));
+    let key = file.as_deref().unwrap_or("none was named");
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => format!(
+            "the server does not know this key ({key}): it is another site's or somebody else's, or it was made after the server's \
+             configuration; see `causeway keys` and `causeway deploy nats`"
+        ),
+        ConnectErrorKind::Authentication => format!("the key {key} cannot be used: {said}"),
+        _ if ["UnknownIssuer", "BadSignature"].iter().any(|sort| said.contains(sort)) => {
+            let authority = credentials
+                .authority()
+                .map_or("nobody that this machine trusts".into(), |authority| authority.display().to_string());
+            format!(
+                "its certificate is not one that {authority} vouches for: another server answers there, or its certificate is of other keys ({said})"
+            )
+        }
+        _ if said.contains("certificate expired") => {
+            format!(
+                "the time of its certificate is over; make another one with `causeway keys --rotate server` ({said})"
+            )
+        }
+        _ if said.contains("not valid for name") => format!(
+            "its certificate is not for that name; say the name with `causeway keys --site SITE --host NAME` ({said})"
+        ),
+        // What it says is no handshake.
+        _ if said.contains("InvalidContentType") => {
+            format!(
+                "it talks in plain text, and {key} is for a server that does not: it is not signed in there ({said})"
+            )
+        }
+        _ => said,
+    }
+}
+
+/// Whether an address is of this machine: `nats://127.0.0.1:4222`.
+fn is_local(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = rest.rsplit('@').next().unwrap_or(rest);
+    host.starts_with("127.") || host.starts_with("localhost") || host.starts_with("[::1]")
 }
 
 /// An address without the password that it may carry.

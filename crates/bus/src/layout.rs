@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PriorityPolicy, pull};
-use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, ConsumerErrorKind, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{ErrorCode, kv, object_store};
 
 use crate::bus::error_chain;
@@ -186,8 +188,11 @@ impl Bus {
         if is_new {
             // Somebody may publish already, as soon as a stream takes it; and it keeps nothing for a durable that is not there yet.
             let shut = vec![names::shut(&wish.name)];
-            let subjects = if wish.durables.is_empty() { wanted.subjects.clone() } else { shut };
-            let config = Config { subjects, ..wanted.clone() };
+            let config = if wish.durables.is_empty() {
+                wanted.clone()
+            } else {
+                Config { subjects: shut, republish: None, ..wanted.clone() }
+            };
             self.js.create_stream(config).await.map_err(|error| fail(error_chain(&error)))?;
             self.made(&wish.name).await?;
         }
@@ -313,14 +318,16 @@ impl Bus {
     pub async fn apply_bucket(&self, wish: &BucketWish) -> Result<Applied, BusError> {
         match wish {
             BucketWish::Table { name, age, copies } => {
+                let told = Some(told_as_stored(&format!("$KV.{name}.>"), true));
                 if self.js.get_key_value(name).await.is_ok() {
-                    return self.apply_copies(&format!("KV_{name}"), *copies).await;
+                    return self.apply_behind(&format!("KV_{name}"), *copies, told).await;
                 }
                 let config = kv::Config {
                     bucket: name.clone(),
                     history: 1,
                     max_age: age.unwrap_or_default(),
                     num_replicas: *copies,
+                    republish: told,
                     ..Default::default()
                 };
                 let made = self.js.create_key_value(config).await;
@@ -329,7 +336,7 @@ impl Bus {
             }
             BucketWish::Bodies { name, age, copies } => {
                 if self.js.get_object_store(name).await.is_ok() {
-                    return self.apply_copies(&format!("OBJ_{name}"), *copies).await;
+                    return self.apply_behind(&format!("OBJ_{name}"), *copies, None).await;
                 }
                 let config = object_store::Config {
                     bucket: name.clone(),
@@ -346,15 +353,15 @@ impl Bus {
         Ok(Applied::Made)
     }
 
-    /// Brings the copies of the stream behind a bucket to what is wanted.
-    async fn apply_copies(&self, stream: &str, copies: usize) -> Result<Applied, BusError> {
-        let fail = |why: String| BusError::request(format!("change the copies of {stream}"), why);
+    /// Brings the stream behind a bucket to what is wanted: its copies, and what the server tells of it.
+    async fn apply_behind(&self, stream: &str, copies: usize, told: Option<Republish>) -> Result<Applied, BusError> {
+        let fail = |why: String| BusError::request(format!("change the stream {stream}"), why);
         let handle = self.js.get_stream(stream).await.map_err(|error| fail(error_chain(&error)))?;
         let mut config = handle.cached_info().config.clone();
-        if config.num_replicas == copies {
+        if config.num_replicas == copies && config.republish == told {
             return Ok(Applied::Unchanged);
         }
-        config.num_replicas = copies;
+        (config.num_replicas, config.republish) = (copies, told);
         self.js.update_stream(&config).await.map_err(|error| fail(error_chain(&error)))?;
         Ok(Applied::Changed)
     }
@@ -442,9 +449,21 @@ impl StreamWish {
             num_replicas: self.copies,
             duplicate_window: if age.is_zero() { DEDUPE_WINDOW } else { DEDUPE_WINDOW.min(age) },
             allow_direct: true,
+            republish: self.told(),
             ..Default::default()
         }
     }
+
+    /// Outcomes are told of once they are stored.
+    fn told(&self) -> Option<Republish> {
+        let [subject] = &self.subjects[..] else { return None };
+        matches!(self.retention, Retention::Outcome { .. }).then(|| told_as_stored(subject, false))
+    }
+}
+
+/// The server tells of all that it stores under a subject.
+fn told_as_stored(subject: &str, headers_only: bool) -> Republish {
+    Republish { source: subject.into(), destination: names::stored(subject), headers_only }
 }
 
 impl DurableWish {
@@ -493,6 +512,7 @@ fn same(there: &Config, wanted: &Config) -> bool {
         && there.max_messages_per_subject == wanted.max_messages_per_subject
         && there.duplicate_window == wanted.duplicate_window
         && there.allow_direct == wanted.allow_direct
+        && there.republish == wanted.republish
 }
 
 pub(crate) fn same_durable(there: &consumer::Config, wanted: &pull::Config) -> bool {

@@ -1,5 +1,6 @@
 //! NATS, and nothing else knows it: connections, streams, durables, tables, and the server that `up` starts.
 
+mod ask;
 mod bus;
 mod carry;
 mod headers;
@@ -15,6 +16,7 @@ pub mod server;
 mod snapshot;
 mod table;
 
+pub use ask::Question;
 pub use bus::{Bus, BusError, Credentials};
 pub use carry::{Budget, Carried, Carrier, End, First, Keys, Line, Way};
 pub use headers::Headers;

@@ -1,6 +1,6 @@
 //! The state of a fold on its way to another broker: its changelog from a snapshot on, each change with the number that it has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
@@ -15,6 +15,8 @@ const AT_ONCE: (usize, u64) = (256, 1 << 20);
 const PASSED_OVER: &str = "passed-over.v1";
 /// How often it is looked what is new.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often for a snapshot that is not there.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 
 /// What another broker needs of a changelog.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,17 @@ pub struct LogBegin {
     pub snapshot: Option<u64>,
     /// The last change when that was asked for.
     pub last: u64,
+}
+
+/// What was looked for of the snapshot that a changelog begins with.
+#[derive(Default)]
+struct Looked {
+    /// Where the changelog begins.
+    begin: Option<u64>,
+    /// Whether it is here.
+    is_here: bool,
+    /// When it was looked for last.
+    at: Option<Instant>,
 }
 
 /// Why a changelog is not taken over.
@@ -89,14 +102,28 @@ impl Bus {
         Ok(())
     }
 
-    /// Takes over what the changelog of a fold has at another broker and not here, and the snapshot that it begins with. Nothing where
+    /// Takes over the state of a fold, as far as it is not here.
+    async fn take_state(&self, from: &Self, stage: &str, looked: &mut Looked) -> Result<(), LogError> {
+        let Some(begin) = self.take_log(from, stage).await? else { return Ok(()) };
+        if looked.begin != Some(begin) {
+            *looked = Looked { begin: Some(begin), ..Looked::default() };
+        }
+        // To look for a snapshot is to read all of them.
+        if !looked.is_here && looked.at.is_none_or(|at| at.elapsed() > SNAPSHOT_EVERY) {
+            looked.is_here = self.take_snapshot(from, stage, begin).await?;
+            looked.at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Takes over what the changelog of a fold has at another broker and not here. Gives the change that it begins with; none where
     /// its streams are not made yet.
-    async fn take_log(&self, from: &Self, stage: &str) -> Result<(), LogError> {
+    async fn take_log(&self, from: &Self, stage: &str) -> Result<Option<u64>, LogError> {
         let changelog = names::changelog(&self.pipeline, stage);
         let subject = names::changelog_subject(&self.pipeline, stage);
-        let Some(state) = self.stream_state(&changelog).await? else { return Ok(()) };
+        let Some(state) = self.stream_state(&changelog).await? else { return Ok(None) };
         if self.stream_state(&names::snapshots(&self.pipeline, stage)).await?.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let begin = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };
         let mut last = state.last_sequence;
@@ -116,27 +143,27 @@ impl Bus {
             }
             last = self.append_all(&subject, last, changes).await?;
         }
-        self.take_snapshot(from, stage, begin).await
+        Ok(Some(begin))
     }
 
-    /// Takes over the snapshot that the changelog here begins with, unless it is here.
-    async fn take_snapshot(&self, from: &Self, stage: &str, begin: u64) -> Result<(), LogError> {
+    /// Takes over the snapshot that the changelog here begins with; says whether it is here.
+    async fn take_snapshot(&self, from: &Self, stage: &str, begin: u64) -> Result<bool, LogError> {
         let is_its = |snapshot: &&Snapshot| begin_of(snapshot) == begin;
         if self.snapshots(stage).await?.iter().any(|snapshot| is_its(&snapshot)) {
-            return Ok(());
+            return Ok(true);
         }
         let there = from.snapshots(stage).await?;
-        let Some(snapshot) = there.iter().find(is_its) else { return Ok(()) };
+        let Some(snapshot) = there.iter().find(is_its) else { return Ok(false) };
         let changelog = names::changelog(&self.pipeline, stage);
         let no_snapshot = || LogError::NoSnapshot(snapshot.sequence, changelog.clone());
         if snapshot.bytes == 0 {
             self.store_snapshot(stage, snapshot.sequence, None, Bytes::new()).await?;
-            return Ok(());
+            return Ok(true);
         }
         let bytes = from.snapshot_bytes(stage, snapshot).await?.ok_or_else(no_snapshot)?;
         let change = self.message_at(&changelog, snapshot.sequence).await?.ok_or_else(no_snapshot)?;
         self.store_snapshot(stage, snapshot.sequence, Some(&change.body), bytes).await?;
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -151,11 +178,12 @@ impl Line {
     /// here), for ever. Fenced, so that two who do so at once, or one who slept, do no harm.
     pub async fn copy_log(&self, here: &Bus, stage: &str, there: bool) {
         let mut said = String::new();
+        let mut looked = Looked::default();
         loop {
             let (mut renewed, other) = (self.renewals(), self.bus());
             let (from, to) = if there { (here, &other) } else { (&other, here) };
             tokio::select! {
-                taken = to.unless_renewed(to.take_log(from, stage)) => {
+                taken = to.unless_renewed(to.take_state(from, stage, &mut looked)) => {
                     let why = taken.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
                     if !why.is_empty() && why != said {
                         tracing::warn!(stage, why, "its state is not taken over yet; it is tried again");

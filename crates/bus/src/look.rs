@@ -134,6 +134,9 @@ fn changeable(there: &Config, wanted: &Config) -> Vec<String> {
     let of_a_subject = |config: &Config| config.max_messages_per_subject.to_string();
     say("number of messages kept of a subject", of_a_subject(there), of_a_subject(wanted));
     say("answer to being full", format!("{:?}", there.discard), format!("{:?}", wanted.discard));
+    let told =
+        |config: &Config| config.republish.as_ref().map_or("not told of".into(), |told| told.destination.clone());
+    say("subject that it is told of on once it is stored", told(there), told(wanted));
     say("dedupe window", format!("{:?}", there.duplicate_window), format!("{:?}", wanted.duplicate_window));
     differs
 }

@@ -66,6 +66,21 @@ pub fn bucket(pipeline: &str, table: &str) -> String {
     format!("{pipeline}_{table}")
 }
 
+/// Where the agent of a site is asked which items have their outcomes.
+pub fn done(pipeline: &str, site: &str) -> String {
+    format!("_CAUSEWAY.{pipeline}.{site}.done")
+}
+
+/// The subject of a key of a table; `*` and `>` are of many.
+pub fn key_of_table(pipeline: &str, table: &str, key: &str) -> String {
+    format!("$KV.{}.{key}", bucket(pipeline, table))
+}
+
+/// The subjects of a table's keys.
+pub fn keys_of_table(pipeline: &str, table: &str) -> String {
+    key_of_table(pipeline, table, ">")
+}
+
 /// The stream behind a table.
 pub fn stream_of_table(pipeline: &str, table: &str) -> String {
     format!("KV_{}", bucket(pipeline, table))
@@ -74,6 +89,28 @@ pub fn stream_of_table(pipeline: &str, table: &str) -> String {
 /// The object bucket for long bodies.
 pub fn bodies(pipeline: &str) -> String {
     format!("{pipeline}_{BODIES}")
+}
+
+/// The stream behind it, and its subjects.
+pub fn bodies_of(pipeline: &str) -> (String, String) {
+    let bucket = bodies(pipeline);
+    (format!("OBJ_{bucket}"), format!("$O.{bucket}.>"))
+}
+
+/// The subject of the chunks of a body.
+pub(crate) fn chunks_of_body(pipeline: &str, nuid: &str) -> String {
+    format!("$O.{}.C.{nuid}", bodies(pipeline))
+}
+
+/// Where the server tells of what it has stored under a subject: outcomes whole, of tables that there is something. A reader meets no
+/// repeat there that was refused, and one with an account of its own nothing else.
+pub fn stored(subject: &str) -> String {
+    format!("_STORED.{subject}")
+}
+
+/// Dead letters, or receipts of them, that a stage gives.
+pub fn of_stage(pipeline: &str, link: &str, stage: &str) -> String {
+    format!("{pipeline}.{link}.*.*.{stage}.*")
 }
 
 /// The stream that keeps the broker's advisories about messages given up on.

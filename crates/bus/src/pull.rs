@@ -182,6 +182,8 @@ struct Request<'a> {
     id: Option<&'a str>,
 }
 
+/// What the server says when a request is used up, across accounts (nats-server 2.15.1).
+const COMPLETED: &str = "Batch Completed";
 /// What the server says where the next message has more bytes than are left of those that were asked for.
 const MAX_BYTES: &str = "MaxBytes";
 
@@ -330,6 +332,8 @@ impl Pull {
                 open.left = 0;
                 Ok(None)
             }
+            // Said behind the last message to who has an account of his own. That it was the last is known by then, and more was asked for.
+            Some(_) if message.description.as_deref().is_some_and(|why| why.contains(COMPLETED)) => Ok(None),
             // As many bytes as were asked for, or the next one has more.
             Some(_) if message.description.as_deref().is_some_and(|why| why.contains(MAX_BYTES)) => {
                 self.is_longer = !open.came;
@@ -358,6 +362,11 @@ impl Pull {
             none => *none = Some(slots),
         }
         if self.open.is_none() {
+            // Who has an account of his own is not told that there is nobody to pull from.
+            match self.bus.unless_renewed(self.check()).await {
+                Some(checked) => checked.map_err(|error| error.to_string())?,
+                None => return Err(RECONNECTED.into()),
+            }
             let inbox = self.bus.client.new_inbox();
             let messages = self.bus.client.subscribe(inbox.clone()).await.map_err(|error| error_chain(&error))?;
             self.connections.mark_unchanged();

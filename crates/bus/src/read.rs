@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::datetime::{from_nanos, parse_rfc3339};
@@ -8,7 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
 use crate::bus::error_chain;
-use crate::{Bus, BusError, CHANGE, Headers, PublishError, names};
+use crate::{Bus, BusError, CHANGE, Headers, PublishError, StreamState, names};
 
 /// A stored message as a reader sees it.
 #[derive(Debug, Clone)]
@@ -69,7 +70,42 @@ impl Begin {
     }
 }
 
-/// Reading what is stored.
+/// What is asked for at once where no consumer is made: messages and bytes.
+const AT_ONCE: (usize, u64) = (512, 1 << 20);
+
+/// Reading what is stored, bit by bit: needs no consumer.
+pub(crate) struct Pieces {
+    bus: Bus,
+    stream: String,
+    headers_only: bool,
+    /// Read, and not given yet.
+    read: VecDeque<Record>,
+    /// No message before this one is still to come.
+    next: u64,
+    last: u64,
+}
+
+impl Pieces {
+    pub(crate) async fn next(&mut self) -> Result<Option<Record>, BusError> {
+        if self.read.is_empty() && self.next <= self.last {
+            self.read = self.bus.batch_from(&self.stream, self.next, AT_ONCE.0, AT_ONCE.1).await?.into();
+            // What came since is not asked for; with messages that cannot be read those behind them are not given in some cases.
+            self.read.retain(|record| record.sequence <= self.last);
+            while self.read.is_empty() && self.next <= self.last {
+                self.read.extend(self.bus.message_at(&self.stream, self.next).await?);
+                self.next += 1;
+            }
+        }
+        let Some(mut record) = self.read.pop_front() else { return Ok(None) };
+        self.next = record.sequence + 1;
+        if self.headers_only {
+            record.body = Bytes::new();
+        }
+        Ok(Some(record))
+    }
+}
+
+/// Reading what is stored, by a consumer.
 struct Scan {
     bus: Bus,
     stream: String,
@@ -111,9 +147,23 @@ impl Scan {
 impl Bus {
     /// Every message of `stream` from sequence `from` on that is stored now, in order; the bodies too unless `headers_only`.
     /// What the broker cannot read is passed over. A stream that does not exist has none.
+    ///
+    /// Headers alone are sent by a consumer, where one may be made; all else is asked for bit by bit.
     pub async fn scan(&self, stream: &str, from: u64, headers_only: bool) -> Result<Records, BusError> {
         let from = from.max(1);
-        self.scan_from(stream, Begin::At(from), from, headers_only).await
+        if headers_only && !self.reads_directly {
+            return self.scan_from(stream, Begin::At(from), from, true).await;
+        }
+        let state = self.stream_state(stream).await?.unwrap_or_default();
+        let pieces = self.pieces(stream, from, state, headers_only);
+        let next_of = |mut pieces: Pieces| async move { pieces.next().await.transpose().map(|next| (next, pieces)) };
+        Ok(futures::stream::unfold(pieces, next_of).boxed())
+    }
+
+    /// The messages from sequence `from` on of a stream that is so.
+    pub(crate) fn pieces(&self, stream: &str, from: u64, state: StreamState, headers_only: bool) -> Pieces {
+        let (next, last) = (from.max(state.first_sequence), state.last_sequence);
+        Pieces { bus: self.clone(), stream: stream.into(), headers_only, read: VecDeque::new(), next, last }
     }
 
     /// The same of those that were stored at `since` or later, Unix time in ns by the broker's clock.
@@ -202,15 +252,27 @@ impl Bus {
         count: usize,
         bytes: u64,
     ) -> Result<Vec<Record>, BusError> {
+        self.batch_of(stream, ">", from, count, bytes).await
+    }
+
+    /// The same of those with such a subject.
+    pub(crate) async fn batch_of(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        count: usize,
+        bytes: u64,
+    ) -> Result<Vec<Record>, BusError> {
         let what = || format!("read the stream {stream} from message {from} on");
         let fail = |why: &dyn std::error::Error| BusError::request(what(), error_chain(why));
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| fail(&error))?;
         // `next_by_subj`: from the next one that is there; by its number alone it would be none where that one is gone.
         let request =
-            serde_json::json!({ "seq": from.max(1), "next_by_subj": ">", "batch": count, "max_bytes": bytes });
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
-        let asked = self.client.publish_with_reply(subject, inbox, request.to_string().into()).await;
+            serde_json::json!({ "seq": from.max(1), "next_by_subj": subject, "batch": count, "max_bytes": bytes });
+        let asked = format!("$JS.API.DIRECT.GET.{stream}");
+        let asked = self.client.publish_with_reply(asked, inbox, request.to_string().into()).await;
         asked.map_err(|error| fail(&error))?;
         let mut records = Vec::new();
         loop {

@@ -56,18 +56,20 @@ pub enum ServerError {
 }
 
 /// How a server is started.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Start {
     /// The port of the server that was there before, so that clients find it again; any free one otherwise.
     pub port: Option<u16>,
     /// How often it writes to disk for good; `None`: before it says that something is stored.
     pub sync: Option<Duration>,
+    /// Its accounts with their users, as its configuration has them; without any whoever is on this machine may do everything.
+    pub accounts: Option<serde_json::Value>,
 }
 
 impl Default for Start {
     /// Any free port, and the server's own two minutes.
     fn default() -> Self {
-        Self { port: None, sync: Some(Duration::from_mins(2)) }
+        Self { port: None, sync: Some(Duration::from_mins(2)), accounts: None }
     }
 }
 
@@ -105,7 +107,7 @@ impl Server {
             _ => std::fs::create_dir_all(&ports).map_err(write(&ports))?,
         }
         let config = dir.join("nats-server.conf");
-        std::fs::write(&config, configuration(site, dir, start)).map_err(write(&config))?;
+        std::fs::write(&config, configuration(site, dir, &start)).map_err(write(&config))?;
         let log = dir.join("nats-server.log");
         let read = std::fs::metadata(&log).map_or(0, |log| log.len());
         let mut command = Command::new(&program);
@@ -146,8 +148,14 @@ impl Server {
 
     /// Removes what it wrote down of a durable and cannot read: it makes none in its place otherwise.
     pub fn forget_durable(&self, stream: &str, durable: &str) -> std::io::Result<()> {
-        let of_stream = self.log.path.with_file_name("store").join("jetstream/$G/streams").join(stream);
-        std::fs::remove_file(of_stream.join("obs").join(durable).join("o.dat"))
+        let accounts = self.log.path.with_file_name("store").join("jetstream");
+        for account in std::fs::read_dir(accounts)? {
+            let of_stream = account?.path().join("streams").join(stream);
+            if of_stream.exists() {
+                return std::fs::remove_file(of_stream.join("obs").join(durable).join("o.dat"));
+            }
+        }
+        Err(std::io::ErrorKind::NotFound.into())
     }
 
     /// Asks it to end, and does not wait.
@@ -222,7 +230,7 @@ fn port_of(text: &str) -> Option<u16> {
 }
 
 /// Loopback only, whatever the site: other machines come in through a server that its operator configured.
-fn configuration(site: &str, dir: &Path, start: Start) -> String {
+fn configuration(site: &str, dir: &Path, start: &Start) -> String {
     let quote = |path: &Path| format!("{:?}", path.display().to_string());
     format!(
         "# Written by causeway at every start.\n\
@@ -232,12 +240,14 @@ fn configuration(site: &str, dir: &Path, start: Start) -> String {
          log_file: {log}\n\
          logfile_size_limit: 10MB\n\
          max_payload: {MAX_PAYLOAD}\n\
-         jetstream {{ store_dir: {store}, sync_interval: {sync} }}\n",
+         jetstream {{ store_dir: {store}, sync_interval: {sync} }}\n\
+         {accounts}",
         port = start.port.map_or(-1, i32::from),
         sync = start.sync.map_or_else(|| "always".into(), |every| format!("\"{}ms\"", every.as_millis())),
         ports = quote(&dir.join("ports")),
         log = quote(&dir.join("nats-server.log")),
         store = quote(&dir.join("store")),
+        accounts = start.accounts.as_ref().map_or_else(String::new, |accounts| format!("accounts: {accounts:#}\n")),
     )
 }
 

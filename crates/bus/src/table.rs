@@ -2,11 +2,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv::{self, Operation};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use crate::bus::error_chain;
-use crate::read::SILENCE;
-use crate::{Bus, BusError, names};
+use crate::{Bus, BusError, Record, names};
 
 /// One entry of a table.
 #[derive(Debug, Clone)]
@@ -39,6 +38,13 @@ pub enum Follow {
 
 /// Pause before a table is followed anew.
 const RENEW_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked for a change that nobody told of.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// When it is looked again for one that was told of and is not there yet.
+const SOON: Duration = Duration::from_millis(2);
+/// The header that says that a key was removed, and the broker's of one whose time was over.
+/// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-8.md>, ADR-43)
+const REMOVED: [&str; 2] = ["KV-Operation", "Nats-Marker-Reason"];
 
 impl Bus {
     async fn store(&self, table: &str) -> Result<kv::Store, BusError> {
@@ -132,54 +138,67 @@ impl Bus {
         }
     }
 
-    /// Follows until `told` says no more.
+    /// Follows until `told` says no more. Needs no consumer: a subscription says that there is something new, and what it is is read.
     pub(crate) async fn follow_table_once(
         &self,
         table: &str,
         told: &mut (dyn FnMut(Follow) -> bool + Send),
     ) -> Result<(), BusError> {
         let fail = |why: String| BusError::request(format!("follow the table {table}"), why);
-        let store = self.store(table).await?;
-        let bucket = names::stream_of_table(&self.pipeline, table);
-        let state = self.stream_state(&bucket).await?;
-        let mut until = state.filter(|state| state.messages > 0).map_or(0, |state| state.last_sequence);
-        let mut loaded = until == 0;
-        if loaded && !told(Follow::Loaded) {
-            return Ok(());
-        }
-        let mut watch = store.watch_with_history(">").await.map_err(|error| fail(error_chain(&error)))?;
-        let mut seen = 0;
+        let changed = self.client.subscribe(names::keys_of_table(&self.pipeline, table)).await;
+        let mut changed = changed.map_err(|error| fail(error.to_string()))?;
+        let stream = names::stream_of_table(&self.pipeline, table);
+        let (mut next, mut loaded, mut again) = (1, false, None);
         loop {
-            if !loaded && seen >= until {
+            let state = self.stream_state(&stream).await?;
+            let state = state.ok_or_else(|| fail(format!("there is no {stream}; run `causeway apply`")))?;
+            if state.last_sequence + 1 < next {
+                return Err(fail("it was made anew".into()));
+            }
+            let mut records = self.pieces(&stream, next, state, false);
+            let (begin, mut last) = (next, 0);
+            while let Some(record) = records.next().await? {
+                last = record.sequence;
+                if let Some(follow) = self.change_of(table, record)
+                    && !told(follow)
+                {
+                    return Ok(());
+                }
+            }
+            if last < state.last_sequence && state.messages > 0 && begin <= state.last_sequence {
+                // The last one is always there, unless it cannot be read.
+                tracing::warn!(table, "the broker does not give all entries of this table");
+            }
+            next = next.max(state.last_sequence + 1);
+            if !loaded {
                 loaded = true;
                 if !told(Follow::Loaded) {
                     return Ok(());
                 }
             }
-            let next = if loaded { Ok(watch.next().await) } else { tokio::time::timeout(SILENCE, watch.next()).await };
-            let Ok(next) = next else {
-                // The broker says nothing of an entry that it cannot read: it is asked for the last one itself.
-                while until > seen && self.message_at(&bucket, until).await?.is_none() {
-                    until -= 1;
-                }
-                if until <= seen {
-                    tracing::warn!(table, "the broker does not give all entries of this table");
-                }
-                continue;
-            };
-            let Some(entry) = next else { break };
-            let entry = entry.map_err(|error| fail(error_chain(&error)))?;
-            let revision = entry.revision;
-            let follow = match entry.operation {
-                Operation::Put => Follow::Put(entry.into()),
-                Operation::Delete | Operation::Purge => Follow::Removed { key: entry.key, revision },
-            };
-            if !told(follow) {
-                return Ok(());
+            // Where a stream has copies what is new comes before it is stored.
+            again = if next > begin { None } else { again.map(|pause| pause * 4).filter(|&pause| pause < LOOK_EVERY) };
+            match tokio::time::timeout(again.unwrap_or(LOOK_EVERY), changed.next()).await {
+                Ok(Some(_)) => again = Some(SOON),
+                // With the connection.
+                Ok(None) => return Ok(()),
+                Err(_) => {}
             }
-            seen = revision;
+            while let Some(Some(_)) = changed.next().now_or_never() {}
         }
-        Err(fail("the watch ended".into()))
+    }
+
+    /// What a message of a table's stream says.
+    fn change_of(&self, table: &str, record: Record) -> Option<Follow> {
+        let key =
+            record.subject.strip_prefix(names::keys_of_table(&self.pipeline, table).trim_end_matches('>'))?.to_owned();
+        let revision = record.sequence;
+        let is_there = REMOVED.iter().all(|&header| record.headers.get(header).is_none_or(|of| of == "PUT"));
+        Some(if is_there {
+            Follow::Put(Entry { key, value: record.body, revision, stored_at: record.stored_at })
+        } else {
+            Follow::Removed { key, revision }
+        })
     }
 }
 

@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use causeway_bus::Credentials;
 use causeway_cluster::Cluster;
 use causeway_pipelines::{CaptureOptions, ClassifyOptions, Pipeline, StageSpec};
 use causeway_stage::Fold as _;
@@ -159,7 +158,7 @@ async fn run(
     options: &RunOptions,
     labelled: &Labelled,
 ) -> anyhow::Result<(Answers, Duration)> {
-    let own = Where { site: None, nats: None, credentials: Credentials::default() };
+    let own = Where { site: None, nats: None, credentials: None };
     let mut session = Session::open(pipeline, home, models, &own).await?;
     let result = async {
         let stats = up::run(&mut session, options).await?;

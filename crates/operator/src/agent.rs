@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Snapshot, StreamState, names};
 use causeway_pipelines::Pipeline;
-use causeway_stage::{Placed, Unfolded, give_back_memory, now_ns};
+use causeway_stage::{Placed, Unfolded, answer_done, give_back_memory, now_ns};
 
 use self::copies::{Copies, Goes, Want};
 use self::moves::{Turn, take_part};
@@ -98,7 +98,11 @@ pub(crate) async fn work(bus: Bus, file: Pipeline, placed: Placed, told: Arc<Tol
             std::future::pending::<()>().await;
         }
     };
-    tokio::join!(takes_part, keep(bus.clone(), placed.clone(), told, turn.clone()));
+    tokio::join!(
+        takes_part,
+        answer_done(bus.clone(), placed.clone()),
+        keep(bus.clone(), placed.clone(), told, turn.clone())
+    );
 }
 
 /// Does round after round, for ever.

@@ -11,10 +11,11 @@ use causeway_pipelines::{Override, Pipeline, json_schema, tests_json_schema};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::home::Home;
+use crate::rights::AGENT;
 use crate::session::Session;
 use crate::terminal::print_line;
 use crate::{
-    accuracy, apply, asyncapi, chaos, demo, deploy, dlq, init, inspect, move_command, people, reconcile, replay,
+    accuracy, apply, asyncapi, chaos, demo, deploy, dlq, init, inspect, keys, move_command, people, reconcile, replay,
     status, tap, test_command, up_command,
 };
 
@@ -61,6 +62,8 @@ enum Command {
     Graph(inspect::GraphArgs),
     /// Describe what other programs read of a pipeline, as an AsyncAPI document
     Asyncapi(asyncapi::AsyncApiArgs),
+    /// Make keys for everybody who signs in at the sites, and certificates for their servers
+    Keys(keys::KeysArgs),
     /// Show what runs, what waits and what is stored
     Status(status::StatusArgs),
     /// Show messages as they come, decoded
@@ -163,7 +166,7 @@ pub(crate) struct PlaceArgs {
     /// Use this NATS server instead of starting one
     #[arg(long, env = "CAUSEWAY_NATS", value_name = "URL", hide_env_values = true)]
     pub(crate) nats: Option<String>,
-    /// A NATS credentials file
+    /// A file with NATS credentials, or a site's folder of keys (`causeway keys`)
     #[arg(long, env = "CAUSEWAY_CREDENTIALS", value_name = "FILE")]
     pub(crate) credentials: Option<PathBuf>,
 }
@@ -183,10 +186,6 @@ pub(crate) struct MetricsArgs {
 }
 
 impl PlaceArgs {
-    pub(crate) fn credentials(&self) -> Credentials {
-        Credentials { file: self.credentials.clone() }
-    }
-
     pub(crate) fn home(&self) -> Home {
         Home::new(&self.home)
     }
@@ -211,14 +210,14 @@ impl PlaceArgs {
 
     /// The credentials for it.
     pub(crate) fn credentials_for(&self, pipeline: &Pipeline) -> Credentials {
-        // What `up` started itself has none.
+        // What `up` started itself has none but those of `causeway keys`.
         let is_own = || {
             let running = self.home().alive()?;
             running.sites.into_iter().find(|site| site.name == pipeline.here)?.server
         };
         let written = || pipeline.site(&pipeline.here)?.credentials.clone().map(|file| beside(pipeline, &file));
-        let is_written = self.nats.is_some() || is_own().is_none();
-        Credentials { file: self.credentials.clone().or_else(|| written().filter(|_| is_written)) }
+        let is_written = |file: &PathBuf| file.is_dir() || self.nats.is_some() || is_own().is_none();
+        Credentials::of(self.credentials.clone().or_else(|| written().filter(is_written)).as_deref(), AGENT)
     }
 }
 
@@ -341,6 +340,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(args) => test_command::test(args).await,
         Command::Graph(args) => inspect::graph(&args),
         Command::Asyncapi(args) => asyncapi::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Status(args) => status::status(args).await,
         Command::Tap(args) => tap::tap(args).await,
         Command::Dlq(args) => dlq::dlq(args).await,

@@ -12,8 +12,10 @@ use crate::cli::PipelineArgs;
 use crate::session::absolute;
 
 mod compose;
+mod nats;
 
 use compose::{Compose, Input};
+use nats::NatsArgs;
 
 /// The arguments of `deploy`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +28,8 @@ pub(crate) struct DeployArgs {
 enum To {
     /// Write a compose file: every stage a container, for Docker or Podman on one machine
     Compose(ComposeArgs),
+    /// Write the configuration of a site's NATS server, with an account for each who has a key
+    Nats(NatsArgs),
 }
 
 const COMPOSE_EXAMPLES: &str = "\
@@ -94,6 +98,14 @@ impl FromStr for Replicas {
 pub(crate) fn deploy(args: DeployArgs) -> anyhow::Result<ExitCode> {
     match args.to {
         To::Compose(args) => compose(&args),
+        To::Nats(args) => {
+            let files = nats::write(&args)?;
+            eprintln!("written to {}; next, in that folder on the site's machine:", args.out.display());
+            for file in files {
+                eprintln!("  nats-server -c {file}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -114,7 +126,7 @@ fn compose(args: &ComposeArgs) -> anyhow::Result<ExitCode> {
     };
     // What is written is the same wherever the command was run.
     pipeline.file = pipeline.file.file_name().map(PathBuf::from).unwrap_or_default();
-    write(&args.out, &compose.files(&pipeline, &text)?)?;
+    write(&args.out, compose::MARK, &compose.files(&pipeline, &text)?)?;
     let file = args.out.join("compose.yaml");
     eprintln!("written to {}; next:", args.out.display());
     eprintln!(
@@ -170,11 +182,11 @@ fn replicas(pipeline: &Pipeline, given: &[Replicas]) -> anyhow::Result<Vec<(Stri
 }
 
 /// Writes files into `dir`, all or none: what is there and was not written by this command stays.
-fn write(dir: &Path, files: &[(String, String)]) -> anyhow::Result<()> {
+fn write(dir: &Path, mark: &str, files: &[(String, String)]) -> anyhow::Result<()> {
     for (name, _) in files {
         let path = dir.join(name);
         match std::fs::read(&path) {
-            Ok(there) if there.starts_with(compose::MARK.as_bytes()) => {}
+            Ok(there) if there.starts_with(mark.as_bytes()) => {}
             Ok(_) => bail!(
                 "cannot write {}: it is there, and not written by `causeway deploy`; move it away, or choose another --out",
                 path.display()
@@ -200,13 +212,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("new");
         let ours = |text: &str| format!("{} {text}\n", compose::MARK);
-        write(&out, &[("compose.yaml".into(), ours("one"))]).unwrap();
-        write(&out, &[("compose.yaml".into(), ours("two"))]).unwrap();
+        write(&out, compose::MARK, &[("compose.yaml".into(), ours("one"))]).unwrap();
+        write(&out, compose::MARK, &[("compose.yaml".into(), ours("two"))]).unwrap();
         assert_eq!(std::fs::read_to_string(out.join("compose.yaml")).unwrap(), ours("two"));
 
         std::fs::write(out.join("nats-server.conf"), "mine").unwrap();
         let files = [("compose.yaml".into(), ours("three")), ("nats-server.conf".into(), ours("three"))];
-        let error = write(&out, &files).unwrap_err().to_string();
+        let error = write(&out, compose::MARK, &files).unwrap_err().to_string();
         assert!(error.contains("nats-server.conf: it is there"), "{error}");
         assert_eq!(std::fs::read_to_string(out.join("nats-server.conf")).unwrap(), "mine");
         assert_eq!(std::fs::read_to_string(out.join("compose.yaml")).unwrap(), ours("two"), "all or none");

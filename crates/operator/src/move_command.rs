@@ -12,8 +12,9 @@ use causeway_pipelines::{Flow, Handover, Moving, Phase, Pipeline, Placement, did
 use causeway_stage::{now_ns, read_placement};
 use serde_json::json;
 
-use crate::cli::{PipelineFlags, PlaceArgs, connect};
+use crate::cli::{PipelineFlags, PlaceArgs, beside, connect};
 use crate::placement::{reports, write};
+use crate::rights::may_run_at;
 use crate::terminal::{count, print_line};
 use watch::{Became, Watch};
 
@@ -99,6 +100,21 @@ fn check(file: &Pipeline, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where everybody has a key of his own, a stage has one at the sites alone that the file names for it.
+fn check_keys(file: &Pipeline, name: &str, to: &[String]) -> anyhow::Result<()> {
+    let own = file.site(&file.here).and_then(|site| site.credentials.as_ref());
+    let Some(stage) = file.stage(name).filter(|_| own.is_some_and(|at| beside(file, at).is_dir())) else {
+        return Ok(());
+    };
+    if let Some(site) = to.iter().find(|site| !may_run_at(stage, site)) {
+        bail!(
+            "cannot move [stage.{name}] to {site}: it has no key there; say `may_move_to = [\"{site}\"]` in its table, and run \
+             `causeway keys` and `causeway deploy nats` again"
+        );
+    }
+    Ok(())
+}
+
 /// A state goes between the hub and a site that dials it.
 fn check_state(whole: &Pipeline, name: &str) -> anyhow::Result<()> {
     let hub = &whole.hub().name;
@@ -141,6 +157,7 @@ async fn act(bus: &Bus, file: &Pipeline, args: &MoveArgs) -> anyhow::Result<Exit
     } else if to.is_empty() {
         return stays(args, &there, placement.epoch, &format!("{} is at {there} already", args.stage));
     }
+    check_keys(file, &args.stage, &to)?;
     check_state(&whole, &args.stage)?;
     let handover = whole.handover()?;
     if args.dry_run {

@@ -173,7 +173,8 @@ impl<'a> Replay<'a> {
         let size: u64 = inputs.iter().map(|input| input.size + inputs::BESIDE).sum();
         pipeline.keep_captured.bytes = pipeline.keep_captured.bytes.max(2 * size);
         let place = &self.args.place;
-        let there = Where { site: None, nats: Some(&connection.address), credentials: place.credentials() };
+        let agent = place.credentials_for(&self.live).file;
+        let there = Where { site: None, nats: Some(&connection.address), credentials: agent.as_deref() };
         let mut session = Session::open(pipeline, &self.home, &place.models, &there).await?;
         let ran = self.run_stages(&mut session, connection, &inputs, generation).await;
         let ran = match ran {

@@ -10,6 +10,7 @@ use causeway_stage::{Placed, follow_placement};
 
 use crate::cli::PlaceArgs;
 use crate::home::{Home, Lock, Process, Running, RunningSite};
+use crate::rights::{AGENT, accounts_here};
 use crate::stop::Stop;
 use crate::{layout, placement};
 
@@ -37,9 +38,10 @@ pub(crate) struct OpenSite {
     /// The same as its stages are placed now.
     pub(crate) placed: Placed,
     pub(crate) bus: Bus,
-    /// Where its server is, and with which credentials.
+    /// Where its server is.
     pub(crate) nats: String,
-    pub(crate) credentials: Credentials,
+    /// The credentials of everybody there, a file or a folder.
+    pub(crate) credentials: Option<PathBuf>,
     /// The server, where it is ours.
     pub(crate) server: Option<Server>,
 }
@@ -50,14 +52,14 @@ pub(crate) struct Where<'a> {
     pub(crate) site: Option<&'a str>,
     /// The server of that site, or of the only one.
     pub(crate) nats: Option<&'a str>,
-    /// The credentials for it.
-    pub(crate) credentials: Credentials,
+    /// The credentials for it, a file or a folder.
+    pub(crate) credentials: Option<&'a Path>,
 }
 
 impl<'a> Where<'a> {
     /// As the arguments say.
     pub(crate) fn of(place: &'a PlaceArgs) -> Self {
-        Self { site: place.site.as_deref(), nats: place.nats.as_deref(), credentials: place.credentials() }
+        Self { site: place.site.as_deref(), nats: place.nats.as_deref(), credentials: place.credentials.as_deref() }
     }
 }
 
@@ -95,7 +97,7 @@ impl Session {
         let lock = home.lock()?;
         home.end_leftovers();
         let here = pipeline.here.clone();
-        let place = Where { site: Some(&here), nats: None, credentials: Credentials::default() };
+        let place = Where { site: Some(&here), nats: None, credentials: None };
         let session = Self::start(pipeline, home, lock, Path::new(""), &place).await?;
         session.say(&[])?;
         Ok(session)
@@ -159,7 +161,10 @@ impl Session {
         let Pipeline { name, stages, .. } = &self.pipeline;
         let finals = stages.iter().filter(|stage| self.pipeline.is_final(&stage.name));
         let subjects: Vec<String> = finals.map(|stage| causeway_bus::names::link(name, &stage.link)).collect();
-        eprintln!("{name} runs; any NATS client reads its results: {} on {}", subjects.join(" and "), self.nats);
+        let keyed =
+            self.site(&self.pipeline.here).and_then(|site| site.credentials.as_ref()).is_some_and(|at| at.is_dir());
+        let who = if keyed { "a NATS client with a reader's key" } else { "any NATS client" };
+        eprintln!("{name} runs; {who} reads its results: {} on {}", subjects.join(" and "), self.nats);
     }
 
     /// Writes down what runs here.
@@ -199,18 +204,19 @@ impl OpenSite {
     async fn open(pipeline: Pipeline, home: &Home, place: &Where<'_>) -> anyhow::Result<Self> {
         let Some(site) = pipeline.site(&pipeline.here).cloned() else { bail!("no site {}", pipeline.here) };
         let address = place.nats.map(ToOwned::to_owned).or(site.address);
+        let named = place.credentials.filter(|_| place.site.is_some() || !pipeline.is_split()).map(Path::to_owned);
+        let written = || site.credentials.map(|file| crate::cli::beside(&pipeline, &file));
+        // A server of our own knows no users but those of `causeway keys`.
+        let credentials = named.or_else(written).filter(|at| address.is_some() || at.is_dir());
         let (server, nats) = if let Some(address) = address {
             (None, address)
         } else {
-            let server = start_server(&pipeline, home, None).await?;
+            let server = start_server(&pipeline, home, credentials.as_deref(), None).await?;
             let address = server.address();
             (Some(server), address)
         };
-        let named = place.credentials.file.clone().filter(|_| place.site.is_some() || !pipeline.is_split());
-        let written = || site.credentials.map(|file| crate::cli::beside(&pipeline, &file));
-        let file = named.or_else(written);
-        let credentials = Credentials { file: file.filter(|_| server.is_none()) };
-        let bus = Bus::connect(&nats, &credentials, &pipeline.name, "causeway up").await?;
+        let agent = Credentials::of(credentials.as_deref(), AGENT);
+        let bus = Bus::connect(&nats, &agent, &pipeline.name, "causeway up").await?;
         let now = placement::placed(&bus, &pipeline).await?;
         apply(&bus, &now, server.as_ref()).await?;
         crate::drift::lost(&bus, &now).await?;
@@ -219,11 +225,18 @@ impl OpenSite {
     }
 }
 
-/// Starts the server of the site that a pipeline is seen from; on the port of the one before, if there was one.
-pub(crate) async fn start_server(pipeline: &Pipeline, home: &Home, port: Option<u16>) -> anyhow::Result<Server> {
+/// Starts the server of the site that a pipeline is seen from, with an account for each whose key is in the folder; on the port of the one
+/// before, if there was one.
+pub(crate) async fn start_server(
+    pipeline: &Pipeline,
+    home: &Home,
+    keys: Option<&Path>,
+    port: Option<u16>,
+) -> anyhow::Result<Server> {
     let dir = absolute(&home.site(&pipeline.here))?;
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-    Ok(Server::start(&pipeline.here, &dir, Start { port, sync: pipeline.sync.every() }).await?)
+    let accounts = keys.map(|keys| accounts_here(pipeline, keys)).transpose()?;
+    Ok(Server::start(&pipeline.here, &dir, Start { port, sync: pipeline.sync.every(), accounts }).await?)
 }
 
 /// Applies a pipeline; of a server of our own, what it cannot read of a durable is removed.

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use causeway_bus::Credentials;
 use causeway_pipelines::{RELAY, StageSpec};
 use causeway_stage::EXIT_UNFIT;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::home::Process;
+use crate::rights::AGENT;
 use crate::session::{HUB, OpenSite, Session, absolute};
 
 /// First and longest pause before a stage that died is started again.
@@ -276,14 +278,21 @@ impl Launch {
         }
         let name = name_at(stage, &site.pipeline.here);
         let mut environment = vec![("CAUSEWAY_NATS", site.nats.clone())];
-        let credentials = |of: &OpenSite| of.credentials.file.as_deref().map(absolute).transpose();
+        // What runs apart from the pipeline is the agent's.
+        let who = if run.replay.is_some() { AGENT } else { &stage.name };
+        let credentials = |of: &OpenSite| {
+            let file = Credentials::of(of.credentials.as_deref(), who).file;
+            file.as_deref().map(absolute).transpose()
+        };
         if let Some(file) = credentials(site)? {
             environment.push(("CAUSEWAY_CREDENTIALS", text(&file)?));
         }
         // Where the hub is not run here, the file says where it is.
         if let Some(hub) = session.site(&session.pipeline.hub().name).filter(|_| stage.uses == RELAY) {
             environment.push((HUB, hub.nats.clone()));
-            if let Some(file) = credentials(hub)? {
+            // A key of one's own is the same at both.
+            let is_shared = hub.credentials.as_ref().is_some_and(|at| at.is_dir());
+            if let Some(file) = credentials(hub)?.filter(|_| !is_shared) {
                 environment.push(("CAUSEWAY_HUB_CREDENTIALS", text(&file)?));
             }
         }

@@ -362,7 +362,8 @@ async fn restart_server(
     drop(old);
     let mut last = None;
     for _ in 0..SERVER_RESTART.1 {
-        match start_server(&session.sites[place].pipeline, &session.home, Some(port)).await {
+        let OpenSite { pipeline, credentials, .. } = &session.sites[place];
+        match start_server(pipeline, &session.home, credentials.as_deref(), Some(port)).await {
             Ok(server) => {
                 session.sites[place].server = Some(server);
                 return session.say(&supervisor.processes());

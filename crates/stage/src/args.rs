@@ -27,7 +27,7 @@ pub struct Args {
         hide_env_values = true
     )]
     pub nats: String,
-    /// A NATS credentials file.
+    /// A file with NATS credentials, or a folder that has a key for each stage (`causeway keys`).
     #[arg(long, env = "CAUSEWAY_CREDENTIALS", value_name = "FILE")]
     pub credentials: Option<PathBuf>,
     /// The site it runs at; by default the only one that its stage has.
@@ -89,8 +89,9 @@ impl Args {
         self.pipeline.parent().unwrap_or(Path::new("."))
     }
 
-    pub(crate) fn credentials(&self) -> Credentials {
-        Credentials { file: self.credentials.clone() }
+    /// The credentials of a stage.
+    pub(crate) fn credentials(&self, name: &str) -> Credentials {
+        Credentials::of(self.credentials.as_deref(), name)
     }
 }
 

@@ -194,8 +194,9 @@ async fn run(
     stop_on_signals(&stop)?;
     let status = Arc::new(Status::new(&pipeline.name, &name, &pipeline.here, spec.max_process));
     let health = health::serve(args.health, Arc::clone(&status)).await?.to_string();
-    let bus =
-        Bus::connect(&args.nats, &args.credentials(), &pipeline.name, &format!("{}/{name}", pipeline.name)).await?;
+    let bus = Bus::connect(&args.nats, &args.credentials(&name), &pipeline.name, &format!("{}/{name}", pipeline.name))
+        .await?
+        .without_consumers();
     let ctx = Context::new(&spec, args.pipeline_dir(), &args.models, args.threads).at(&spec, &pipeline.here);
     let site = &pipeline.here;
     let identity = Identity { pipeline: &pipeline.name, stage: &name, site, replica: &replica(), nats: &args.nats };
@@ -263,7 +264,7 @@ async fn heartbeats(env: Arc<Env>, health: String) {
 
 /// What a replica says, as an entry of their table.
 pub(crate) fn entry_of(name: &str, replica: &str, beat: &Heartbeat) -> (String, Bytes) {
-    let key = names::token(&format!("{name} {replica}"));
+    let key = format!("{}.{}", names::token(name), names::token(replica));
     (key, causeway_schemas::encode(beat, causeway_schemas::Codec::Json).into())
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn tried<O: Message>(
         return (Verdict::Retry { why, pause: RETRY_PAUSE }, Mark(None));
     }
     // By its place too: a message may be stored twice, and while one copy runs the other one is not to blame.
-    let key = names::token(&format!("{} {} {}", env.spec.name, held.id(), held.delivery.sequence));
+    let key = format!("{}.{}-{}", env.spec.name, held.id(), held.delivery.sequence);
     match try_it::<O>(env, quarantine, held, &key).await {
         Ok(Some(verdict)) => (verdict, Mark(Some(key))),
         // The marks stay: somebody else has to know them.

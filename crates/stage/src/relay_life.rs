@@ -145,9 +145,10 @@ async fn live(env: Arc<Env>) -> anyhow::Result<()> {
 
 /// Connects to the hub, however long that takes; `None`: it was told to stop before.
 async fn reach(env: &Env, hub: &SiteSpec, address: &str) -> Option<Arc<Line>> {
-    let file = env.args.hub_credentials.clone();
-    let file = file.or_else(|| hub.credentials.as_ref().map(|file| env.ctx.path(file)));
-    let (credentials, pipeline) = (Credentials { file }, &env.pipeline.name);
+    let written = || hub.credentials.as_ref().map(|file| env.ctx.path(file)).filter(|file| file.is_file());
+    // Where everybody has a key of his own, it is the same at the hub as here.
+    let named = env.args.hub_credentials.clone().or_else(written).or_else(|| env.args.credentials.clone());
+    let (credentials, pipeline) = (Credentials::of(named.as_deref(), RELAY), &env.pipeline.name);
     let name = format!("{pipeline}/{RELAY}@{}", env.pipeline.here);
     loop {
         tokio::select! {

@@ -1,12 +1,13 @@
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use causeway_bus::{BusError, Stored, names};
-use causeway_pipelines::Ledger;
-use causeway_schemas::{DeadLetter, Message, Meta};
+use causeway_schemas::{DeadLetter, Id, Message, Meta};
 use tokio::sync::mpsc;
 
+use crate::done;
 use crate::env::{self, Apart, Broken, Env, Unfit};
 use crate::memory::give_back_memory;
 use crate::metrics::Count;
@@ -43,7 +44,7 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
             item = items.recv() => item,
         };
         let Some(captured) = captured else { break };
-        if is_done(&env, &mut done, &captured).await? {
+        if is_done(&env, &mut done, &captured).await {
             env.status.count(Count::Skipped, 1);
             continue;
         }
@@ -83,11 +84,16 @@ fn read<S: Source>(env: &Env, ctx: &Context, items: &mpsc::Sender<Captured<S::Ou
     source.end().context(Broken)
 }
 
+/// The key of a source's epoch, in the table of what the pipeline agrees on.
+pub fn epoch_key(source: &str) -> String {
+    format!("epoch.{}", names::token(source))
+}
+
 /// The epoch of this start of the source: no two starts have the same, whichever replica they are of. It is the second of the start,
 /// or the one after the last epoch: a table that a power failure set back must not give an epoch again, whose frames would be taken
 /// for those of the first.
 async fn next_epoch(env: &Env) -> Result<u64, BusError> {
-    let key = names::token(&format!("epoch {}", env.ctx.source()));
+    let key = epoch_key(env.ctx.source());
     loop {
         let now = env.bus.table_get(names::CONTROL, &key).await?;
         let last = now.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok());
@@ -99,20 +105,20 @@ async fn next_epoch(env: &Env) -> Result<u64, BusError> {
     }
 }
 
-/// Whether the item has all its outcomes already and no run anew is asked for. All outcomes are read for the first that may have them, and
+/// Whether the item has all its outcomes already and no run anew is asked for. Which have is asked for the first that may, and
 /// forgotten with the first that cannot: a camera, even a simulated one, runs for months.
-async fn is_done<O>(env: &Env, done: &mut Option<Ledger>, captured: &Captured<O>) -> Result<bool, BusError> {
+async fn is_done<O>(env: &Env, done: &mut Option<HashSet<Id>>, captured: &Captured<O>) -> bool {
     if !captured.repeats || env.args.generation > 0 {
         if done.take().is_some() {
             give_back_memory();
         }
-        return Ok(false);
+        return false;
     }
     let done = match done {
         Some(done) => done,
-        None => done.insert(outcomes::read_ledger(&env.bus, &env.pipeline).await?),
+        None => done.insert(done::ask(env).await),
     };
-    Ok(done.is_complete(captured.id))
+    done.contains(&captured.id)
 }
 
 async fn store<O: Message>(env: &Env, captured: Captured<O>) {

@@ -21,14 +21,15 @@ pub struct Unfolded {
     settled_to: u64,
 }
 
-fn key(stage: &str) -> String {
-    names::token(&format!("unfolded {stage}"))
+/// The key of what a fold has lost, in the table of what the pipeline agrees on.
+pub fn unfolded_key(stage: &str) -> String {
+    format!("unfolded.{stage}")
 }
 
 impl Unfolded {
     /// As it stands; of a fold that never lost anything, nothing.
     pub async fn read(bus: &Bus, stage: &str) -> Result<Self, BusError> {
-        let entry = bus.table_get(names::CONTROL, &key(stage)).await?;
+        let entry = bus.table_get(names::CONTROL, &unfolded_key(stage)).await?;
         Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default())
     }
 
@@ -38,7 +39,7 @@ impl Unfolded {
             what: format!("write down what the changelog of {stage} has lost"),
             why: error.to_string(),
         })?;
-        bus.table_put(names::CONTROL, &key(stage), value.into()).await.map(drop)
+        bus.table_put(names::CONTROL, &unfolded_key(stage), value.into()).await.map(drop)
     }
 
     /// What is lost now: captured ids, each with the place of an outcome, in their order.
