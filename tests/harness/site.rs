@@ -4,7 +4,7 @@ use std::process::Stdio;
 use causeway_bus::server::{Server, Start};
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::Pipeline;
-use causeway_stage::{answer_done, follow_placement};
+use causeway_stage::{answer_stages, follow_placement};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
@@ -46,7 +46,7 @@ impl Site {
         let bus = Bus::connect(&server.address(), &Credentials::default(), &pipeline.name, "test").await;
         let bus = bus.expect("a bus");
         let mut answers = JoinSet::new();
-        answers.spawn(answer_done(bus.clone(), follow_placement(&bus, &pipeline).await));
+        answers.spawn(answer_stages(bus.clone(), follow_placement(&bus, &pipeline).await));
         let site = Self { tools: tools.clone(), server, bus, pipeline, file, dir, _answers: answers };
         site.apply().await;
         site

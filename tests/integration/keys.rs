@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, jetstream};
 use causeway_bus::{Bus, Credentials};
+use causeway_stand_in::script::{BYTES, CAMERA, ITEMS};
 use futures::StreamExt as _;
-use harness::{Keyed, Tools, debian_program, eventually};
+use harness::{Keyed, Running, StandIns, Tools, causeway, debian_program, eventually, stand_in_pipeline};
 
 const SITES: &str = r#"
 pipeline = "faces"
@@ -52,6 +53,7 @@ macro_rules! between {
             concat!("$JS.ACK.faces_", $from, ".", $name, ".>"),
             concat!("$KV.{faces_replicas,faces_attempts}.", $name, ".*"),
             "$O.faces_bodies.>",
+            concat!("_CAUSEWAY.faces.edge.letter.", $name),
             concat!("faces.", $gives, ".>"),
             "faces.empty.>",
             concat!("faces.{dead,receipt}.*.*.", $name, ".*"),
@@ -75,9 +77,9 @@ const MAY: &[(&str, &str, &[&str], &[&str])] = &[
             "$JS.API.STREAM.MSG.GET.KV_faces_placement",
             "$JS.API.DIRECT.GET.KV_faces_placement",
             "$JS.API.DIRECT.GET.KV_faces_placement.>",
-            "$JS.API.DIRECT.GET.KV_faces_control.$KV.faces_control.epoch.capture",
+            "$JS.API.DIRECT.GET.KV_faces_control.$KV.faces_control.epoch.capture=40edge",
             "$JS.API.DIRECT.GET.OBJ_faces_bodies.>",
-            "$KV.faces_control.epoch.capture",
+            "$KV.faces_control.epoch.capture=40edge",
             "$KV.faces_replicas.capture.*",
             "$O.faces_bodies.>",
             "_CAUSEWAY.faces.edge.done",
@@ -109,6 +111,7 @@ const MAY: &[(&str, &str, &[&str], &[&str])] = &[
             "$KV.faces_replicas.cluster.*",
             "$KV.faces_attempts.cluster.*",
             "$O.faces_bodies.>",
+            "_CAUSEWAY.faces.cloud.letter.cluster",
             "faces.assignment.>",
             "faces.log.cluster",
             "faces.log.cluster.state",
@@ -173,9 +176,9 @@ const MAY: &[(&str, &str, &[&str], &[&str])] = &[
     ),
 ];
 
-const STAGE_PREPROCESS: [&str; 14] = between!("preprocess", "capture", "crop");
-const STAGE_EXTRACT: [&str; 14] = between!("extract", "preprocess", "feature");
-const STAGE_CLASSIFY: [&str; 17] = [
+const STAGE_PREPROCESS: [&str; 15] = between!("preprocess", "capture", "crop");
+const STAGE_EXTRACT: [&str; 15] = between!("extract", "preprocess", "feature");
+const STAGE_CLASSIFY: [&str; 18] = [
     "$JS.API.INFO",
     "$JS.API.STREAM.INFO.{KV_faces_replicas,KV_faces_placement,KV_faces_attempts,KV_faces_people,OBJ_faces_bodies}",
     "$JS.API.STREAM.INFO.faces_extract",
@@ -189,6 +192,7 @@ const STAGE_CLASSIFY: [&str; 17] = [
     "$KV.faces_replicas.classify.*",
     "$KV.faces_attempts.classify.*",
     "$O.faces_bodies.>",
+    "_CAUSEWAY.faces.*.letter.classify",
     "faces.decision.>",
     "faces.empty.>",
     "faces.dead.*.*.classify.*",
@@ -217,7 +221,7 @@ fn is_of(subject: &str, pattern: &str) -> bool {
 }
 
 /// Everything that somebody might send at a server: all verbs of its interface on all that lies there, and all sorts of messages.
-async fn everything(agent: &Client) -> BTreeSet<String> {
+async fn everything(agent: &Client, site: &str) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = [
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
@@ -232,6 +236,7 @@ async fn everything(agent: &Client) -> BTreeSet<String> {
     .map(Into::into)
     .into();
     let stages = ["capture", "preprocess", "extract", "classify", "cluster"];
+    all.extend(stages.map(|stage| format!("_CAUSEWAY.faces.{site}.letter.{stage}")));
     let js = jetstream::new(agent.clone());
     let mut streams = js.streams();
     while let Some(stream) = streams.next().await {
@@ -278,6 +283,7 @@ async fn everything(agent: &Client) -> BTreeSet<String> {
         let keys = [
             "thief",
             "epoch.capture",
+            "epoch.capture=40edge",
             "epoch.thief",
             "unfolded.cluster",
             "placement",
@@ -333,7 +339,7 @@ async fn each_key_opens_what_it_is_for_and_nothing_else() {
     let mut tried = 0;
     for site in ["edge", "cloud"] {
         let agent = keyed.client(&format!("{site}/agent"), site).await;
-        let everything = everything(&agent).await;
+        let everything = everything(&agent, site).await;
         // Somebody answers, as a running agent would.
         let mut asked = agent.subscribe("_CAUSEWAY.>").await.expect("it may");
         let answers = agent.clone();
@@ -521,4 +527,31 @@ async fn another_key_takes_the_place_of_one_while_the_server_works() {
         .expect("it can be run");
     let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
     assert!(said.contains("cannot rotate `nobody`: nobody is called so"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_captured_at_two_sites_has_a_key_at_each() {
+    let stand_ins = StandIns::link(&Tools::find());
+    let home = tempfile::tempdir().expect("a folder");
+    let file = home.path().join("faces.toml");
+    let more = |stage: &str| match stage {
+        "pipeline" => {
+            "[site.edge]\ncredentials = \"keys/edge\"\n[site.cloud]\nhub = true\ncredentials = \"keys/cloud\""
+                .to_owned()
+        }
+        "capture" | "preprocess" | "extract" => "site = [\"edge\", \"cloud\"]".to_owned(),
+        _ => "site = \"cloud\"".to_owned(),
+    };
+    std::fs::write(&file, stand_in_pipeline(more)).expect("it is written");
+    let (file, out) = (file.to_str().expect("a path"), format!("--out={}", home.path().join("keys").display()));
+    causeway(stand_ins.tools(), &["keys", file, &out]).await.ok();
+    let script = [(ITEMS, "50".to_owned()), (BYTES, "500".into()), (CAMERA, "0".into())];
+    let up = |more: &[&str]| {
+        Running::start_in(stand_ins.tools(), home.path(), &[&["up", file, "--until-drained"], more].concat(), &script)
+    };
+    let told = up(&["--json"]).finish().await.ok().json();
+    assert_eq!((told["photos"].as_u64(), told["run"]["new"].as_u64()), (Some(100), Some(100)), "{told}");
+    // The agent says that all of it is done.
+    let again = up(&["--json"]).finish().await.ok().json();
+    assert_eq!((again["photos"].as_u64(), again["run"]["new"].as_u64()), (Some(100), Some(0)), "{again}");
 }

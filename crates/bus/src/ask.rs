@@ -1,8 +1,9 @@
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-
-use async_nats::client::RequestErrorKind;
 
 use crate::bus::error_chain;
 use crate::{Bus, BusError};
@@ -11,6 +12,8 @@ use crate::{Bus, BusError};
 pub struct Question {
     /// What it says.
     pub body: Bytes,
+    /// Where it was asked.
+    pub subject: String,
     reply: async_nats::Subject,
     client: async_nats::Client,
 }
@@ -25,9 +28,13 @@ impl Question {
 }
 
 impl Bus {
-    /// Asks whoever answers questions on a subject; `None` where nobody does.
-    pub async fn ask(&self, subject: &str, body: Bytes) -> Result<Option<Bytes>, BusError> {
-        match self.client.request(subject.to_owned(), body).await {
+    /// Asks whoever answers questions on a subject, who may take so long; `None` where nobody does.
+    pub async fn ask(&self, subject: &str, body: Bytes, patience: Duration) -> Result<Option<Bytes>, BusError> {
+        let request = async_nats::Request::new().payload(body).timeout(Some(patience));
+        // One who was connected anew was forgotten by whom he asked.
+        let asked = self.unless_renewed(self.client.send_request(subject.to_owned(), request)).await;
+        let asked = asked.ok_or_else(|| BusError::request(format!("ask {subject}"), "the connection was renewed"))?;
+        match asked {
             Ok(answer) => Ok(Some(answer.payload)),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
             Err(error) => Err(BusError::request(format!("ask {subject}"), error_chain(&error))),
@@ -41,7 +48,8 @@ impl Bus {
         let client = self.client.clone();
         let questions = asked.filter_map(move |asked| {
             let client = client.clone();
-            std::future::ready(asked.reply.map(|reply| Question { body: asked.payload, reply, client }))
+            let subject = asked.subject.to_string();
+            std::future::ready(asked.reply.map(|reply| Question { body: asked.payload, subject, reply, client }))
         });
         Ok(questions.boxed())
     }

@@ -1,6 +1,7 @@
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream;
@@ -29,8 +30,8 @@ pub struct Bus {
 /// How to sign in.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    /// A file with NATS credentials: `.creds`, or the seed of an `nkey`. Where `ca.pem` stands beside it, that vouches for the server, and a
-    /// server on another machine has to show that it does.
+    /// A file with NATS credentials: `.creds`, or the seed of an `nkey`. Where `ca.pem` stands beside it, that vouches for the server. With an
+    /// `nkey` a server on another machine has to talk TLS.
     pub file: Option<PathBuf>,
 }
 
@@ -116,6 +117,9 @@ const PUBLISH_WINDOW: usize = 1024;
 const MAX_BODY: usize = 128 << 20;
 /// Chunks of a body that are asked for at once, and their bytes.
 const CHUNKS: (usize, u64) = (64, 8 << 20);
+/// How long a copy of a stream may be behind its leader, and when it is looked again.
+const COPY_BEHIND: Duration = Duration::from_secs(2);
+const COPY_PAUSE: Duration = Duration::from_millis(100);
 /// First and longest pause between attempts to reconnect.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest pause between attempts to reach another site.
@@ -249,10 +253,17 @@ impl Bus {
         }
         let (stream, _) = names::bodies_of(&self.pipeline);
         let chunks = names::chunks_of_body(&self.pipeline, &nuid);
-        let (mut whole, mut next) = (Vec::with_capacity(size), 1);
+        let (mut whole, mut next, began) = (Vec::with_capacity(size), 1, Instant::now());
         while whole.len() < size {
             let some = self.batch_of(&stream, &chunks, next, CHUNKS.0, CHUNKS.1).await?;
-            let Some(last) = some.last() else { break };
+            let Some(last) = some.last() else {
+                // A copy of the stream may be behind.
+                if began.elapsed() > COPY_BEHIND {
+                    break;
+                }
+                tokio::time::sleep(COPY_PAUSE).await;
+                continue;
+            };
             next = last.sequence + 1;
             for chunk in some {
                 whole.extend_from_slice(&chunk.body);
@@ -336,17 +347,25 @@ impl Dial {
                     }
                 }
             });
+        // Who has a key of his own talks in plain text on his own machine alone.
+        let mut is_keyed = false;
         if let Some(file) = &credentials.file {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| unreachable(format!("credentials {}: {error}", file.display())))?;
             options = match text.trim() {
-                seed if seed.starts_with(SEED) => options.nkey(seed.into()),
+                seed if seed.starts_with(SEED) => {
+                    is_keyed = true;
+                    options.nkey(seed.into())
+                }
                 text => options.credentials(text).map_err(|error| unreachable(error.to_string()))?,
             };
         }
         let addresses: Vec<&str> = address.split(',').map(str::trim).collect();
         if let Some(authority) = credentials.authority() {
-            options = options.add_root_certificates(authority).require_tls(!addresses.iter().all(|one| is_local(one)));
+            options = options.add_root_certificates(authority);
+        }
+        if is_keyed {
+            options = options.require_tls(!addresses.iter().all(|one| is_local(one)));
         }
         let client = options.connect(addresses).await.map_err(|error| unreachable(why(&error, credentials)))?;
         let js = ContextBuilder::new()
@@ -399,8 +418,12 @@ fn why(error: &ConnectError, credentials: &Credentials) -> String {
 /// Whether an address is of this machine: `nats://127.0.0.1:4222`.
 fn is_local(address: &str) -> bool {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let host = rest.rsplit('@').next().unwrap_or(rest);
-    host.starts_with("127.") || host.starts_with("localhost") || host.starts_with("[::1]")
+    let rest = rest.rsplit('@').next().unwrap_or(rest);
+    let host = match rest.strip_prefix('[') {
+        Some(six) => six.split(']').next(),
+        None => rest.split(':').next(),
+    };
+    host.is_some_and(|host| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback()))
 }
 
 /// An address without the password that it may carry.

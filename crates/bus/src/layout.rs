@@ -327,12 +327,13 @@ impl Bus {
                     history: 1,
                     max_age: age.unwrap_or_default(),
                     num_replicas: *copies,
-                    republish: told,
+                    republish: told.clone(),
                     ..Default::default()
                 };
                 let made = self.js.create_key_value(config).await;
                 made.map_err(|error| BusError::request(format!("make the table {name}"), error_chain(&error)))?;
                 self.made(&format!("KV_{name}")).await?;
+                self.apply_behind(&format!("KV_{name}"), *copies, told).await?;
             }
             BucketWish::Bodies { name, age, copies } => {
                 if self.js.get_object_store(name).await.is_ok() {
@@ -358,10 +359,12 @@ impl Bus {
         let fail = |why: String| BusError::request(format!("change the stream {stream}"), why);
         let handle = self.js.get_stream(stream).await.map_err(|error| fail(error_chain(&error)))?;
         let mut config = handle.cached_info().config.clone();
-        if config.num_replicas == copies && config.republish == told {
+        // Of a table a key is removed by a mark: with a rollup whoever may set one key could empty it.
+        let rolls_up = told.is_none();
+        if config.num_replicas == copies && config.republish == told && config.allow_rollup == rolls_up {
             return Ok(Applied::Unchanged);
         }
-        (config.num_replicas, config.republish) = (copies, told);
+        (config.num_replicas, config.republish, config.allow_rollup) = (copies, told, rolls_up);
         self.js.update_stream(&config).await.map_err(|error| fail(error_chain(&error)))?;
         Ok(Applied::Changed)
     }

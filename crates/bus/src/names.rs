@@ -71,6 +71,11 @@ pub fn done(pipeline: &str, site: &str) -> String {
     format!("_CAUSEWAY.{pipeline}.{site}.done")
 }
 
+/// Where the agent of a site is asked to remove a dead letter of a stage.
+pub fn letter(pipeline: &str, site: &str, stage: &str) -> String {
+    format!("_CAUSEWAY.{pipeline}.{site}.letter.{stage}")
+}
+
 /// The subject of a key of a table; `*` and `>` are of many.
 pub fn key_of_table(pipeline: &str, table: &str, key: &str) -> String {
     format!("$KV.{}.{key}", bucket(pipeline, table))

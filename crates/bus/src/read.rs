@@ -1,9 +1,10 @@
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::datetime::{from_nanos, parse_rfc3339};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -72,12 +73,18 @@ impl Begin {
 
 /// What is asked for at once where no consumer is made: messages and bytes.
 const AT_ONCE: (usize, u64) = (512, 1 << 20);
+/// So many messages are asked for by their numbers where the end of a stream is gone.
+const ASKED_FOR: u64 = 256;
+/// How long a batch may take of which something comes in again and again: 1 MiB over a link of 8 KiB a second.
+const SLOWEST: Duration = Duration::from_secs(150);
 
 /// Reading what is stored, bit by bit: needs no consumer.
 pub(crate) struct Pieces {
     bus: Bus,
     stream: String,
     headers_only: bool,
+    /// Whether what came since is given too, where it is met.
+    with_new: bool,
     /// Read, and not given yet.
     read: VecDeque<Record>,
     /// No message before this one is still to come.
@@ -86,22 +93,46 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
+    /// What came since is given too, where it is met.
+    pub(crate) fn with_new(self) -> Self {
+        Self { with_new: true, ..self }
+    }
+
     pub(crate) async fn next(&mut self) -> Result<Option<Record>, BusError> {
         if self.read.is_empty() && self.next <= self.last {
             self.read = self.bus.batch_from(&self.stream, self.next, AT_ONCE.0, AT_ONCE.1).await?.into();
-            // What came since is not asked for; with messages that cannot be read those behind them are not given in some cases.
-            self.read.retain(|record| record.sequence <= self.last);
-            while self.read.is_empty() && self.next <= self.last {
-                self.read.extend(self.bus.message_at(&self.stream, self.next).await?);
-                self.next += 1;
+            if self.read.is_empty() {
+                self.read.extend(self.behind().await?);
+            }
+            if !self.with_new {
+                self.read.retain(|record| record.sequence <= self.last);
             }
         }
-        let Some(mut record) = self.read.pop_front() else { return Ok(None) };
+        let Some(mut record) = self.read.pop_front() else {
+            self.next = self.last + 1;
+            return Ok(None);
+        };
         self.next = record.sequence + 1;
         if self.headers_only {
             record.body = Bytes::new();
         }
         Ok(Some(record))
+    }
+
+    /// The next one where a copy of the stream gave none, which may be behind: its leader is asked. What it cannot read it passes over
+    /// with those behind in some cases; where the last one is there, all in between are asked for by their numbers.
+    async fn behind(&self) -> Result<Option<Record>, BusError> {
+        if let Some(record) = self.bus.message_from(&self.stream, self.next).await? {
+            return Ok(Some(record));
+        }
+        let is_whole = self.bus.message_at(&self.stream, self.last).await?.is_some();
+        let until = if is_whole { self.last } else { self.last.min(self.next + ASKED_FOR) };
+        for sequence in self.next..=until {
+            if let Some(record) = self.bus.message_at(&self.stream, sequence).await? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -163,7 +194,8 @@ impl Bus {
     /// The messages from sequence `from` on of a stream that is so.
     pub(crate) fn pieces(&self, stream: &str, from: u64, state: StreamState, headers_only: bool) -> Pieces {
         let (next, last) = (from.max(state.first_sequence), state.last_sequence);
-        Pieces { bus: self.clone(), stream: stream.into(), headers_only, read: VecDeque::new(), next, last }
+        let (bus, stream, read) = (self.clone(), stream.into(), VecDeque::new());
+        Pieces { bus, stream, headers_only, with_new: false, read, next, last }
     }
 
     /// The same of those that were stored at `since` or later, Unix time in ns by the broker's clock.
@@ -275,14 +307,30 @@ impl Bus {
         let asked = self.client.publish_with_reply(asked, inbox, request.to_string().into()).await;
         asked.map_err(|error| fail(&error))?;
         let mut records = Vec::new();
+        let began = Instant::now();
         loop {
-            let answer = tokio::time::timeout(SILENCE, answers.next()).await;
-            let Ok(Some(answer)) = answer else {
+            let mut heard = self.received();
+            let answer = loop {
+                match tokio::time::timeout(SILENCE, answers.next()).await {
+                    Ok(answer) => break answer,
+                    // Something comes in: it may be the beginning of a long message, or one of somebody else's before it.
+                    Err(_)
+                        if began.elapsed() < SLOWEST
+                            && self.received() != std::mem::replace(&mut heard, self.received()) => {}
+                    Err(_) => break None,
+                }
+            };
+            let Some(answer) = answer else {
                 return Err(BusError::request(what(), "the broker does not answer"));
             };
-            // The end of the batch, or that there is none.
-            if answer.status.is_some() {
-                return Ok(records);
+            match answer.status.map(|status| status.as_u16()) {
+                None => {}
+                // The end of the batch, or that there is none.
+                Some(204 | 404) => return Ok(records),
+                Some(status) => {
+                    let why = answer.description.unwrap_or_default();
+                    return Err(BusError::request(what(), format!("{status} {why}")));
+                }
             }
             let headers = Headers(answer.headers.unwrap_or_default());
             // The broker's own are behind those that the message may have.
@@ -320,22 +368,18 @@ impl Bus {
             .boxed())
     }
 
+    /// The first message from `sequence` on, as the leader of the stream has it.
+    async fn message_from(&self, stream: &str, sequence: u64) -> Result<Option<Record>, BusError> {
+        let what = format!("read the stream {stream} from message {sequence} on");
+        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(&what, error))?;
+        record_of(handle.get_first_raw_message_by_subject(">", sequence.max(1)).await, what)
+    }
+
     /// The message at `sequence`, if it is still there.
     pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Record>, BusError> {
         let what = format!("read message {sequence} of the stream {stream}");
         let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(&what, error))?;
-        match handle.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(Record {
-                size: message.payload.len() as u64,
-                subject: message.subject.to_string(),
-                sequence: message.sequence,
-                stored_at: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
-                headers: Headers(message.headers),
-                body: message.payload,
-            })),
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(BusError::request(what, error_chain(&error))),
-        }
+        record_of(handle.get_raw_message(sequence).await, what)
     }
 
     /// Appends changes to a fold's changelog, each fenced by the one before; `last` is the last sequence this writer knows.
@@ -343,6 +387,22 @@ impl Bus {
     pub async fn append(&self, stage: &str, last: u64, changes: Vec<Bytes>) -> Result<u64, PublishError> {
         let changes = changes.into_iter().map(|change| (CHANGE, change)).collect();
         self.append_all(&names::changelog_subject(&self.pipeline, stage), last, changes).await
+    }
+}
+
+/// What the leader of a stream gave.
+fn record_of(given: Result<StreamMessage, RawMessageError>, what: String) -> Result<Option<Record>, BusError> {
+    match given {
+        Ok(message) => Ok(Some(Record {
+            size: message.payload.len() as u64,
+            subject: message.subject.to_string(),
+            sequence: message.sequence,
+            stored_at: u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0),
+            headers: Headers(message.headers),
+            body: message.payload,
+        })),
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(BusError::request(what, error_chain(&error))),
     }
 }
 

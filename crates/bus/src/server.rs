@@ -151,8 +151,9 @@ impl Server {
         let accounts = self.log.path.with_file_name("store").join("jetstream");
         for account in std::fs::read_dir(accounts)? {
             let of_stream = account?.path().join("streams").join(stream);
-            if of_stream.exists() {
-                return std::fs::remove_file(of_stream.join("obs").join(durable).join("o.dat"));
+            let file = of_stream.join("obs").join(durable).join("o.dat");
+            if file.exists() {
+                return std::fs::remove_file(file);
             }
         }
         Err(std::io::ErrorKind::NotFound.into())

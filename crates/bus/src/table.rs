@@ -85,10 +85,10 @@ impl Bus {
         }
     }
 
-    /// Removes a key, with its history.
+    /// Removes a key: a mark takes the place of its value.
     pub async fn table_remove(&self, table: &str, key: &str) -> Result<(), BusError> {
-        let purge = self.store(table).await?.purge(key).await;
-        purge.map_err(|error| BusError::request(format!("remove {key} from the table {table}"), error_chain(&error)))
+        let removed = self.store(table).await?.delete(key).await;
+        removed.map_err(|error| BusError::request(format!("remove {key} from the table {table}"), error_chain(&error)))
     }
 
     /// The value of a key and its revision.
@@ -155,7 +155,7 @@ impl Bus {
             if state.last_sequence + 1 < next {
                 return Err(fail("it was made anew".into()));
             }
-            let mut records = self.pieces(&stream, next, state, false);
+            let mut records = self.pieces(&stream, next, state, false).with_new();
             let (begin, mut last) = (next, 0);
             while let Some(record) = records.next().await? {
                 last = record.sequence;
@@ -169,15 +169,15 @@ impl Bus {
                 // The last one is always there, unless it cannot be read.
                 tracing::warn!(table, "the broker does not give all entries of this table");
             }
-            next = next.max(state.last_sequence + 1);
+            next = next.max(state.last_sequence.max(last) + 1);
             if !loaded {
                 loaded = true;
                 if !told(Follow::Loaded) {
                     return Ok(());
                 }
             }
-            // Where a stream has copies what is new comes before it is stored.
-            again = if next > begin { None } else { again.map(|pause| pause * 4).filter(|&pause| pause < LOOK_EVERY) };
+            // Where a stream has copies what is new is told of before it is stored, and one of two before the other.
+            again = again.map(|pause| pause * 4).filter(|&pause| pause < LOOK_EVERY);
             match tokio::time::timeout(again.unwrap_or(LOOK_EVERY), changed.next()).await {
                 Ok(Some(_)) => again = Some(SOON),
                 // With the connection.

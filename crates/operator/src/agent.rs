@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use causeway_bus::{Bus, Snapshot, StreamState, names};
 use causeway_pipelines::Pipeline;
-use causeway_stage::{Placed, Unfolded, answer_done, give_back_memory, now_ns};
+use causeway_stage::{Placed, Unfolded, answer_stages, give_back_memory, now_ns};
 
 use self::copies::{Copies, Goes, Want};
 use self::moves::{Turn, take_part};
@@ -100,7 +100,7 @@ pub(crate) async fn work(bus: Bus, file: Pipeline, placed: Placed, told: Arc<Tol
     };
     tokio::join!(
         takes_part,
-        answer_done(bus.clone(), placed.clone()),
+        answer_stages(bus.clone(), placed.clone()),
         keep(bus.clone(), placed.clone(), told, turn.clone())
     );
 }

@@ -99,6 +99,13 @@ pub(crate) fn run(args: &KeysArgs) -> anyhow::Result<ExitCode> {
     if args.show {
         return show(args, &pipeline, site);
     }
+    let taken = [AGENT, "server", "ca", "all"];
+    if let Some(stage) = pipeline.stages.iter().find(|stage| taken.contains(&stage.name.as_str())) {
+        bail!(
+            "cannot make a key for [stage.{0}]: `{0}` is called something else here; call the stage another name",
+            stage.name
+        );
+    }
     folder(&args.out)?;
     let mut maker = Maker { args, rotated: Vec::new() };
     let authority = maker.authority(&pipeline)?;
@@ -258,12 +265,14 @@ impl Maker<'_> {
             return Ok(());
         }
         let named = pipeline.site(&pipeline.here).and_then(|site| site.address.as_deref()).unwrap_or_default();
-        let named = named.split(',').filter_map(host_of).map(ToOwned::to_owned);
+        let named: Vec<String> = named.split(',').filter_map(host_of).map(ToOwned::to_owned).collect();
+        // Of no other site: whoever has its key would be a server among those of the cluster.
+        let is_peer = named.len() > 1;
         let local = ["localhost", "127.0.0.1"].map(ToOwned::to_owned);
-        let mut names: Vec<String> = named.chain(hosts.iter().cloned()).chain(local).collect();
+        let mut names: Vec<String> = named.into_iter().chain(hosts.iter().cloned()).chain(local).collect();
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
-        let Server { certificate: text, secret } = authority.server(&pipeline.here, &names, self.args.days)?;
+        let Server { certificate: text, secret } = authority.server(&pipeline.here, &names, self.args.days, is_peer)?;
         write(&key, &secret, SECRET)?;
         write(&certificate, &text, PUBLIC)?;
         print_line(format_args!(

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use causeway_bus::names;
 use causeway_pipelines::{Flow, Pipeline, RELAY, StageSpec, USES};
-use causeway_stage::{epoch_key, links_of, report_key, unfolded_key};
+use causeway_stage::{epoch_key, links_of, report_key, source_at, unfolded_key};
 use serde_json::Value;
 
 use crate::keys::Users;
@@ -184,10 +184,11 @@ impl<'a> Rights<'a> {
             rights.pulls(&names::stream(&pipeline.name, from), name);
         }
         if stage.is_source() {
-            rights.swaps_key(names::CONTROL, &epoch_key(name));
+            rights.swaps_key(names::CONTROL, &epoch_key(&source_at(stage, &pipeline.here)));
             rights.ask(names::done(&pipeline.name, &pipeline.here));
         } else {
             rights.reads_bodies();
+            rights.ask(names::letter(&pipeline.name, &pipeline.here, name));
             rights.swaps_key(names::ATTEMPTS, &format!("{name}.*"));
         }
         for table in USES.iter().filter(|uses| uses.name == stage.uses).flat_map(|uses| uses.tables) {

@@ -6,6 +6,7 @@ use causeway_bus::{Bus, Delivery, Outgoing};
 use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_schemas::{Capture, DeadLetter, Id, Meta, header};
 
+use crate::done;
 use crate::env::{Env, RETRY_PAUSE};
 use crate::held::Held;
 use crate::outcomes::{self, Place};
@@ -36,8 +37,13 @@ impl Env {
     pub(crate) async fn close_letter(&self, held: &Held) {
         let letter = held.delivery.headers.get(header::LETTER).and_then(|place| place.parse().ok());
         let Some(letter) = letter else { return };
-        while let Err(error) = self.bus.delete_letter(letter, &self.spec.name, &held.id().to_string()).await {
-            tracing::debug!(%error, "dead letter not removed; trying again");
+        let id = held.id().to_string();
+        loop {
+            match done::remove_letter(self, letter, &id).await {
+                Ok(true) => return,
+                Ok(false) => tracing::debug!("dead letter not removed: no agent is there; trying again"),
+                Err(error) => tracing::debug!(%error, "dead letter not removed; trying again"),
+            }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }

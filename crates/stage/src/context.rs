@@ -54,6 +54,11 @@ impl<T: Default> Live<T> {
     }
 }
 
+/// What a source is called at a site, in ids and in the key of its epoch.
+pub fn source_at(spec: &StageSpec, site: &str) -> String {
+    if spec.sites.len() > 1 { format!("{}@{site}", spec.name) } else { spec.name.clone() }
+}
+
 impl Context {
     /// A context of the stage `spec` of the pipeline file in `pipeline_dir`, with models out of `models` and `threads` model
     /// threads a worker.
@@ -84,9 +89,7 @@ impl Context {
     /// The same at one of the sites of its stage: what is captured at several has its site in its source's name, since each counts for
     /// itself.
     pub(crate) fn at(mut self, spec: &StageSpec, site: &str) -> Self {
-        if spec.sites.len() > 1 {
-            self.source = format!("{}@{site}", spec.name);
-        }
+        self.source = source_at(spec, site);
         self
     }
 

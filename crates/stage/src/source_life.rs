@@ -44,7 +44,12 @@ async fn live<S: Source>(env: Arc<Env>) -> anyhow::Result<()> {
             item = items.recv() => item,
         };
         let Some(captured) = captured else { break };
-        if is_done(&env, &mut done, &captured).await {
+        let is_done = tokio::select! {
+            biased;
+            () = env.stop.cancelled() => break,
+            is_done = is_done(&env, &mut done, &captured) => is_done,
+        };
+        if is_done {
             env.status.count(Count::Skipped, 1);
             continue;
         }

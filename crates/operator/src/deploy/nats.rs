@@ -83,9 +83,18 @@ pub(super) fn write(args: &NatsArgs) -> anyhow::Result<Vec<String>> {
         }
         one => vec![("nats-server.conf".into(), configuration(&pipeline, args, &keys, one.first().copied(), None)?)],
     };
+    let copies: Vec<(PathBuf, PathBuf)> =
+        SERVER.into_iter().chain([CA]).map(|name| (keys.join(name), args.out.join(name))).collect();
+    // What lies beside a configuration of ours is ours.
+    let is_ours = configs.iter().any(|(name, _)| args.out.join(name).exists());
+    if let Some((_, there)) = copies.iter().find(|(_, to)| to.exists() && !is_ours) {
+        bail!(
+            "cannot write {}: it is there, and not written by `causeway deploy`; choose another --out, a folder of its own",
+            there.display()
+        );
+    }
     super::write(&args.out, MARK, &configs)?;
-    for name in SERVER.into_iter().chain([CA]) {
-        let (from, to) = (keys.join(name), args.out.join(name));
+    for (from, to) in copies {
         // With its mode: the key is for its owner alone.
         std::fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
@@ -110,7 +119,7 @@ fn configuration(
     let name = cluster.map_or_else(|| site.clone(), |(host, _)| format!("{site}-{host}"));
     let sync = match pipeline.sync {
         Sync::Always => "always".to_owned(),
-        Sync::Every(every) => format!("{}s", every.as_secs().max(1)),
+        Sync::Every(every) => format!("{}ms", every.as_millis().max(1)),
     };
     let mut parts = vec![
         format!("{MARK} for the site {site} of {}: run it again rather than change this.", pipeline.name),

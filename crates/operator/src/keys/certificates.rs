@@ -53,15 +53,18 @@ impl Authority {
         Ok(self.params()?.self_signed(&self.key)?.pem())
     }
 
-    /// Of a server that is reached by these names and addresses.
-    pub(super) fn server(&self, site: &str, hosts: &[String], days: u32) -> anyhow::Result<Server> {
+    /// Of a server that is reached by these names and addresses; `is_peer`: other servers of a cluster let it in as one of theirs.
+    pub(super) fn server(&self, site: &str, hosts: &[String], days: u32, is_peer: bool) -> anyhow::Result<Server> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(hosts)
             .with_context(|| format!("cannot make a certificate of {}", hosts.join(", ")))?;
         params.distinguished_name = named(site);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // The servers of a cluster are each other's clients.
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        if is_peer {
+            // The servers of a cluster are each other's clients.
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        }
         params.use_authority_key_identifier_extension = true;
         holds(&mut params, days)?;
         let issuer = Issuer::new(self.params()?, &self.key);
