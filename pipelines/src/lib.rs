@@ -40,6 +40,6 @@ pub use placement::{Moving, Phase, Placement};
 pub use recipe::{Colour, InputSpec, LabelsSpec, Layout, OutputSpec};
 pub use registry::{USES, Use};
 pub use schema::{json_schema, tests_json_schema};
-pub use sites::{Crossing, First, Flow, Plan, RELAY, Share, SiteSpec, Taker, UnknownSite, Who};
+pub use sites::{Crossing, First, Flow, Plan, RELAY, Share, SiteSpec, Taker, UnknownSite, Who, taken_at};
 pub use test_spec::{Expectation, Expected, Near, Region, TestInput, TestPerson, TestSpec};
 pub use written::{Override, OverrideError};

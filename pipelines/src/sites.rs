@@ -221,11 +221,7 @@ impl Pipeline {
 
     /// The tables that stages at a site read, and that are set at the hub.
     pub fn tables_at(&self, site: &str) -> BTreeSet<&'static str> {
-        let uses = self.stages.iter().filter(|stage| stage.runs_at(site)).map(|stage| stage.uses.as_str());
-        uses.filter_map(|uses| USES.iter().find(|known| known.name == uses))
-            .flat_map(|uses| uses.tables)
-            .copied()
-            .collect()
+        self.stages.iter().filter(|stage| stage.runs_at(site)).flat_map(StageSpec::tables).copied().collect()
     }
 
     /// Where everything is.
@@ -260,6 +256,11 @@ impl Pipeline {
 }
 
 impl StageSpec {
+    /// The tables that it may read.
+    pub fn tables(&self) -> &'static [&'static str] {
+        USES.iter().find(|known| known.name == self.uses).map_or(&[], |uses| uses.tables)
+    }
+
     /// Whether it runs at a site, also where it only gets ready there to take over.
     pub fn runs_at(&self, site: &str) -> bool {
         self.sites.iter().chain(&self.moves_to).any(|known| known == site)
@@ -278,7 +279,7 @@ impl StageSpec {
 
 /// Where a stage that runs at these sites takes what is made at a site: there, where it runs there. (One that does not, and runs at several
 /// others, is refused when the file is read.)
-pub(crate) fn taken_at<'a>(sites: &'a [String], made: &'a str) -> &'a str {
+pub fn taken_at<'a>(sites: &'a [String], made: &'a str) -> &'a str {
     if sites.iter().any(|site| site == made) { made } else { &sites[0] }
 }
 

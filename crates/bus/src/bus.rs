@@ -1,4 +1,3 @@
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use causeway_schemas::header;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use crate::address::{is_local, redact};
 use crate::publish::hex;
 use crate::{Headers, names};
 
@@ -412,25 +412,6 @@ fn why(error: &ConnectError, credentials: &Credentials) -> String {
             )
         }
         _ => said,
-    }
-}
-
-/// Whether an address is of this machine: `nats://127.0.0.1:4222`.
-fn is_local(address: &str) -> bool {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let rest = rest.rsplit('@').next().unwrap_or(rest);
-    let host = match rest.strip_prefix('[') {
-        Some(six) => six.split(']').next(),
-        None => rest.split(':').next(),
-    };
-    host.is_some_and(|host| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback()))
-}
-
-/// An address without the password that it may carry.
-fn redact(address: &str) -> String {
-    match (address.find("://"), address.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}://…{}", &address[..scheme], &address[at..]),
-        _ => address.to_owned(),
     }
 }
 

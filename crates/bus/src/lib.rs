@@ -1,5 +1,6 @@
 //! NATS, and nothing else knows it: connections, streams, durables, tables, and the server that `up` starts.
 
+mod address;
 mod ask;
 mod bus;
 mod carry;
@@ -16,6 +17,7 @@ pub mod server;
 mod snapshot;
 mod table;
 
+pub use address::{host_of, is_local};
 pub use ask::Question;
 pub use bus::{Bus, BusError, Credentials};
 pub use carry::{Budget, Carried, Carrier, End, First, Keys, Line, Way};

@@ -230,6 +230,11 @@ fn port_of(text: &str) -> Option<u16> {
     ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
 }
 
+/// How often a server writes to disk for good, as its configuration has it.
+pub fn sync_interval(every: Option<Duration>) -> String {
+    every.map_or_else(|| "always".into(), |every| format!("{}ms", every.as_millis()))
+}
+
 /// Loopback only, whatever the site: other machines come in through a server that its operator configured.
 fn configuration(site: &str, dir: &Path, start: &Start) -> String {
     let quote = |path: &Path| format!("{:?}", path.display().to_string());
@@ -241,10 +246,10 @@ fn configuration(site: &str, dir: &Path, start: &Start) -> String {
          log_file: {log}\n\
          logfile_size_limit: 10MB\n\
          max_payload: {MAX_PAYLOAD}\n\
-         jetstream {{ store_dir: {store}, sync_interval: {sync} }}\n\
+         jetstream {{ store_dir: {store}, sync_interval: \"{sync}\" }}\n\
          {accounts}",
         port = start.port.map_or(-1, i32::from),
-        sync = start.sync.map_or_else(|| "always".into(), |every| format!("\"{}ms\"", every.as_millis())),
+        sync = sync_interval(start.sync),
         ports = quote(&dir.join("ports")),
         log = quote(&dir.join("nats-server.log")),
         store = quote(&dir.join("store")),

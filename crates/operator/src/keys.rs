@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
+use causeway_bus::host_of;
 use causeway_pipelines::{Pipeline, RELAY, SiteSpec};
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
@@ -295,17 +296,6 @@ impl Maker<'_> {
 
 fn shown(file: &Path, out: &Path) -> String {
     file.strip_prefix(out).unwrap_or(file).display().to_string()
-}
-
-/// The host of an address: `tls://hub.example:4222`.
-pub(crate) fn host_of(address: &str) -> Option<&str> {
-    let rest = address.trim().split_once("://").map_or(address.trim(), |(_, rest)| rest);
-    let rest = rest.rsplit('@').next()?;
-    let host = match rest.strip_prefix('[') {
-        Some(six) => six.split(']').next()?,
-        None => rest.split(':').next()?,
-    };
-    (!host.is_empty()).then_some(host)
 }
 
 /// Who may read a file.

@@ -10,13 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use causeway_bus::names;
-use causeway_pipelines::{Flow, Pipeline, RELAY, StageSpec, USES};
+use causeway_pipelines::{Flow, Pipeline, RELAY, StageSpec, taken_at};
 use causeway_stage::{epoch_key, links_of, report_key, source_at, unfolded_key};
 use serde_json::Value;
 
+use self::config::accounts;
 use crate::keys::Users;
-
-pub(crate) use self::config::accounts;
 
 /// Who signs in at a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +99,7 @@ impl<'a> Ways<'a> {
                     stage.runs_at(captured).then_some(captured).into_iter().collect()
                 } else {
                     let made = stage.from.iter().filter_map(|from| at.get(from.as_str())).flatten();
-                    made.flat_map(|made| taken_at(stage, made)).collect()
+                    made.flat_map(|made| may_take_at(stage, made)).collect()
                 };
                 at.insert(&stage.name, sites);
             }
@@ -126,7 +125,7 @@ impl<'a> Ways<'a> {
                 let wanted: BTreeSet<&str> = if takers.is_empty() {
                     BTreeSet::from([hub, captured])
                 } else {
-                    takers.iter().flat_map(|&taker| taken_at(taker, made)).collect()
+                    takers.iter().flat_map(|&taker| may_take_at(taker, made)).collect()
                 };
                 wanted.into_iter().any(|wanted| {
                     let stops = [made, hub, wanted];
@@ -138,16 +137,12 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// Where a stage may take what is made at a site: there, where it runs there and is not moved.
-fn taken_at<'a>(stage: &'a StageSpec, made: &'a str) -> BTreeSet<&'a str> {
-    let places = || stage.sites.iter().chain(&stage.may_move_to).map(String::as_str);
-    if stage.may_move_to.is_empty() && stage.sites.iter().any(|site| site == made) {
-        BTreeSet::from([made])
-    } else if stage.may_move_to.is_empty() {
-        BTreeSet::from([stage.sites[0].as_str()])
-    } else {
-        places().collect()
+/// Where a stage may take what is made at a site: of one that moves, at any of its sites.
+fn may_take_at<'a>(stage: &'a StageSpec, made: &'a str) -> BTreeSet<&'a str> {
+    if stage.may_move_to.is_empty() {
+        return BTreeSet::from([taken_at(&stage.sites, made)]);
     }
+    stage.sites.iter().chain(&stage.may_move_to).map(String::as_str).collect()
 }
 
 /// What is given to one identity.
@@ -191,7 +186,7 @@ impl<'a> Rights<'a> {
             rights.ask(names::letter(&pipeline.name, &pipeline.here, name));
             rights.swaps_key(names::ATTEMPTS, &format!("{name}.*"));
         }
-        for table in USES.iter().filter(|uses| uses.name == stage.uses).flat_map(|uses| uses.tables) {
+        for table in stage.tables() {
             rights.reads_table(table);
         }
         if stage.folds {
@@ -236,8 +231,7 @@ impl<'a> Rights<'a> {
             }
         }
         let tables = pipeline.stages.iter().filter(|stage| may_run_at(stage, site));
-        let tables = tables.flat_map(|stage| USES.iter().filter(|uses| uses.name == stage.uses));
-        for table in tables.flat_map(|uses| uses.tables).copied().chain([names::PLACEMENT]) {
+        for table in tables.flat_map(StageSpec::tables).copied().chain([names::PLACEMENT]) {
             rights.reads_table(table);
             if is_home {
                 rights.writes_key(table, ">");
@@ -268,9 +262,7 @@ impl<'a> Rights<'a> {
         for (stream, link) in links {
             let stream = names::stream(&pipeline.name, stream);
             rights.given.insert(Right::Hear(names::link(&pipeline.name, link)));
-            rights.looks_at(&stream);
-            rights.many(format!("$JS.API.DIRECT.GET.{stream}"));
-            rights.ask(format!("$JS.API.DIRECT.GET.{stream}.>"));
+            rights.gets(&stream);
         }
         rights.given
     }
@@ -310,10 +302,17 @@ impl<'a> Rights<'a> {
         self.ask(format!("$JS.API.STREAM.MSG.GET.{stream}"));
     }
 
+    /// The same from any copy of it, also the last message of a subject.
+    fn gets(&mut self, stream: &str) {
+        self.looks_at(stream);
+        self.many(format!("$JS.API.DIRECT.GET.{stream}"));
+        self.ask(format!("$JS.API.DIRECT.GET.{stream}.>"));
+    }
+
     fn reads_table(&mut self, table: &str) {
         let stream = names::stream_of_table(&self.pipeline.name, table);
         self.reads(&stream);
-        self.ask(format!("$JS.API.DIRECT.GET.{stream}.>"));
+        self.gets(&stream);
         self.given.insert(Right::Hear(names::keys_of_table(&self.pipeline.name, table)));
     }
 
@@ -332,9 +331,7 @@ impl<'a> Rights<'a> {
 
     fn reads_bodies(&mut self) {
         let (stream, _) = names::bodies_of(&self.pipeline.name);
-        self.looks_at(&stream);
-        self.many(format!("$JS.API.DIRECT.GET.{stream}"));
-        self.ask(format!("$JS.API.DIRECT.GET.{stream}.>"));
+        self.gets(&stream);
     }
 
     fn writes_bodies(&mut self) {

@@ -161,8 +161,7 @@ impl Session {
         let Pipeline { name, stages, .. } = &self.pipeline;
         let finals = stages.iter().filter(|stage| self.pipeline.is_final(&stage.name));
         let subjects: Vec<String> = finals.map(|stage| causeway_bus::names::link(name, &stage.link)).collect();
-        let keyed =
-            self.site(&self.pipeline.here).and_then(|site| site.credentials.as_ref()).is_some_and(|at| at.is_dir());
+        let keyed = self.site(&self.pipeline.here).is_some_and(OpenSite::is_keyed);
         let who = if keyed { "a NATS client with a reader's key" } else { "any NATS client" };
         eprintln!("{name} runs; {who} reads its results: {} on {}", subjects.join(" and "), self.nats);
     }
@@ -201,6 +200,11 @@ impl Session {
 }
 
 impl OpenSite {
+    /// Whether everybody there has a key of his own.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.credentials.as_ref().is_some_and(|at| at.is_dir())
+    }
+
     async fn open(pipeline: Pipeline, home: &Home, place: &Where<'_>) -> anyhow::Result<Self> {
         let Some(site) = pipeline.site(&pipeline.here).cloned() else { bail!("no site {}", pipeline.here) };
         let address = place.nats.map(ToOwned::to_owned).or(site.address);

@@ -291,8 +291,7 @@ impl Launch {
         if let Some(hub) = session.site(&session.pipeline.hub().name).filter(|_| stage.uses == RELAY) {
             environment.push((HUB, hub.nats.clone()));
             // A key of one's own is the same at both.
-            let is_shared = hub.credentials.as_ref().is_some_and(|at| at.is_dir());
-            if let Some(file) = credentials(hub)?.filter(|_| !is_shared) {
+            if let Some(file) = credentials(hub)?.filter(|_| !hub.is_keyed()) {
                 environment.push(("CAUSEWAY_HUB_CREDENTIALS", text(&file)?));
             }
         }

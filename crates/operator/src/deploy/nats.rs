@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use causeway_bus::server::MAX_PAYLOAD;
-use causeway_pipelines::{Pipeline, Sync};
+use causeway_bus::server::{MAX_PAYLOAD, sync_interval};
+use causeway_bus::{host_of, is_local};
+use causeway_pipelines::Pipeline;
 use serde_json::json;
 
 use crate::cli::{PipelineArgs, beside};
-use crate::keys::{CA, SERVER, host_of};
+use crate::keys::{CA, SERVER};
 use crate::rights::accounts_here;
 
 /// How each file begins that this command wrote and may write over.
@@ -110,23 +111,22 @@ fn configuration(
 ) -> anyhow::Result<String> {
     let site = &pipeline.here;
     let port = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()).unwrap_or(PORTS.0);
-    let is_dialled = address.is_some_and(|address| host_of(address).is_some_and(|host| !is_loopback(host)));
+    let is_dialled = address.is_some_and(|address| !is_local(address));
     let listen = args.listen.unwrap_or_else(|| {
         let host = if is_dialled { [0, 0, 0, 0] } else { [127, 0, 0, 1] };
         SocketAddr::from((host, port))
     });
     let [certificate, key] = SERVER;
     let name = cluster.map_or_else(|| site.clone(), |(host, _)| format!("{site}-{host}"));
-    let sync = match pipeline.sync {
-        Sync::Always => "always".to_owned(),
-        Sync::Every(every) => format!("{}ms", every.as_millis().max(1)),
-    };
     let mut parts = vec![
         format!("{MARK} for the site {site} of {}: run it again rather than change this.", pipeline.name),
         format!("server_name: {}", json!(name)),
         format!("listen: {}", json!(listen.to_string())),
         format!("max_payload: {MAX_PAYLOAD}"),
-        format!("jetstream: {}", json!({ "store_dir": args.store, "sync_interval": sync })),
+        format!(
+            "jetstream: {}",
+            json!({ "store_dir": args.store, "sync_interval": sync_interval(pipeline.sync.every()) })
+        ),
     ];
     if !listen.ip().is_loopback() {
         let tls = json!({ "cert_file": certificate, "key_file": key });
@@ -145,8 +145,4 @@ fn configuration(
         "# An account for each who signs in, with what it may ask of the pipeline's and hear from it.\naccounts: {accounts:#}\n"
     ));
     Ok(parts.join("\n"))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|host| host.is_loopback())
 }
