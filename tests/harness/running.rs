@@ -102,9 +102,14 @@ impl Running {
     ///
     /// # Panics
     /// When it does not end in time.
-    pub async fn finish_within(self, patience: Duration) -> Finished {
-        let finished = finished(self.child, self.said);
-        tokio::time::timeout(patience, finished).await.expect("causeway ends in time")
+    pub async fn finish_within(mut self, patience: Duration) -> Finished {
+        let in_time = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
+        if !in_time {
+            self.child.start_kill().expect("it can be killed");
+        }
+        let finished = finished(self.child, self.said).await;
+        assert!(in_time, "causeway does not end in {patience:?}; until then it said {finished:?}");
+        finished
     }
 
     /// Asks it to stop and waits until it has.

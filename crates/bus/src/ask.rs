@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-use crate::bus::error_chain;
+use crate::bus::{RENEWED, error_chain};
 use crate::{Bus, BusError};
 
 /// A question that somebody asked.
@@ -33,7 +33,7 @@ impl Bus {
         let request = async_nats::Request::new().payload(body).timeout(Some(patience));
         // One who was connected anew was forgotten by whom he asked.
         let asked = self.unless_renewed(self.client.send_request(subject.to_owned(), request)).await;
-        let asked = asked.ok_or_else(|| BusError::request(format!("ask {subject}"), "the connection was renewed"))?;
+        let asked = asked.ok_or_else(|| BusError::request(format!("ask {subject}"), RENEWED))?;
         match asked {
             Ok(answer) => Ok(Some(answer.payload)),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),

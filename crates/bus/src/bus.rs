@@ -103,6 +103,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_ACROSS_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How long the broker may take to answer before a publish or request counts as failed and is tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why a request failed whose answer does not come any more.
+pub(crate) const RENEWED: &str = "the connection was renewed";
 /// A question that every broker with JetStream answers.
 const ACCOUNT_INFO: &str = "$JS.API.INFO";
 /// Longer than anybody waits.
@@ -190,6 +192,22 @@ impl Bus {
         }
     }
 
+    /// What the broker answers to something that may be asked twice. It is asked again at once on a new connection: a broker that was
+    /// killed never answers, and what waits for it would wait for as long as an answer may take.
+    pub(crate) async fn asked<T, F: Future<Output = T>>(&self, question: impl Fn() -> F) -> T {
+        loop {
+            let mut connections = self.connections();
+            tokio::select! {
+                biased;
+                answer = question() => return answer,
+                renewed = connections.changed() => if renewed.is_err() {
+                    // It has ended, and whatever it is asked says so.
+                    return question().await;
+                },
+            }
+        }
+    }
+
     /// Whether the connection has ended for good.
     pub(crate) fn has_ended(&self) -> bool {
         self.connections.has_changed().is_err()
@@ -237,15 +255,15 @@ impl Bus {
     /// A body that is kept in the object store: what has its name, which is its SHA-256. Read without a consumer.
     pub async fn body_by_reference(&self, reference: &str) -> Result<bytes::Bytes, BusError> {
         let what = || format!("fetch the body {reference} from the object store");
-        let store = self
-            .js
-            .get_object_store(names::bodies(&self.pipeline))
-            .await
-            .map_err(|error| BusError::request(what(), error))?;
-        let object = store.info(reference).await.map_err(|error| match error.kind() {
-            InfoErrorKind::NotFound | InfoErrorKind::InvalidName => BusError::NoBody(reference.into()),
-            _ => BusError::request(what(), error),
-        })?;
+        let look = || async {
+            let store = self.js.get_object_store(names::bodies(&self.pipeline)).await;
+            let store = store.map_err(|error| BusError::request(what(), error))?;
+            store.info(reference).await.map_err(|error| match error.kind() {
+                InfoErrorKind::NotFound | InfoErrorKind::InvalidName => BusError::NoBody(reference.into()),
+                _ => BusError::request(what(), error),
+            })
+        };
+        let object = self.asked(look).await?;
         // Bounded before it is read; `with_capacity` of what a stranger wrote would be theirs to choose.
         let ObjectInfo { size, nuid, .. } = object;
         if size > MAX_BODY {

@@ -372,41 +372,51 @@ impl Bus {
     /// A stream as it is; `None` where there is none of this name.
     pub async fn stream_state(&self, stream: &str) -> Result<Option<StreamState>, BusError> {
         use async_nats::jetstream::context::GetStreamErrorKind;
-        match self.js.get_stream(stream).await {
-            Ok(handle) => {
-                let info = handle.cached_info();
-                Ok(Some(StreamState {
-                    messages: info.state.messages,
-                    bytes: info.state.bytes,
-                    max_bytes: u64::try_from(info.config.max_bytes).ok().filter(|&bytes| bytes > 0),
-                    first_sequence: info.state.first_sequence,
-                    last_sequence: info.state.last_sequence,
-                    first_at: u64::try_from(info.state.first_timestamp.unix_timestamp_nanos()).unwrap_or(0),
-                }))
+        let what = || format!("look at the stream {stream}");
+        let ask = || async {
+            match self.js.get_stream(stream).await {
+                Ok(handle) => Ok(Some(handle)),
+                Err(error) => match error.kind() {
+                    GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                        Ok(None)
+                    }
+                    _ => Err(BusError::request(what(), error_chain(&error))),
+                },
             }
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-                _ => Err(BusError::request(format!("look at the stream {stream}"), error_chain(&error))),
-            },
-        }
+        };
+        Ok(self.asked(ask).await?.map(|handle| {
+            let info = handle.cached_info();
+            StreamState {
+                messages: info.state.messages,
+                bytes: info.state.bytes,
+                max_bytes: u64::try_from(info.config.max_bytes).ok().filter(|&bytes| bytes > 0),
+                first_sequence: info.state.first_sequence,
+                last_sequence: info.state.last_sequence,
+                first_at: u64::try_from(info.state.first_timestamp.unix_timestamp_nanos()).unwrap_or(0),
+            }
+        }))
     }
 
     /// A durable as it is; `None` where there is none.
     pub async fn durable_state(&self, stream: &str, durable: &str) -> Result<Option<DurableState>, BusError> {
-        let fail = |why: String| BusError::request(format!("look at the durable {durable} of {stream}"), why);
-        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
-        match handle.consumer_info(durable).await {
-            Ok(info) => Ok(Some(DurableState {
-                pending: info.num_pending,
-                unacked: info.num_ack_pending as u64,
-                redelivered: info.num_redelivered as u64,
-                ack_floor: info.ack_floor.stream_sequence,
-                delivered: info.delivered.stream_sequence,
-                waiting: info.num_waiting as u64,
-            })),
-            Err(error) if error.to_string().contains("not found") => Ok(None),
-            Err(error) => Err(fail(error_chain(&error))),
-        }
+        let what = || format!("look at the durable {durable} of {stream}");
+        let ask = || async {
+            let handle = self.js.get_stream_no_info(stream).await;
+            let handle = handle.map_err(|error| BusError::request(what(), error_chain(&error)))?;
+            match handle.consumer_info(durable).await {
+                Ok(info) => Ok(Some(info)),
+                Err(error) if error.to_string().contains("not found") => Ok(None),
+                Err(error) => Err(BusError::request(what(), error_chain(&error))),
+            }
+        };
+        Ok(self.asked(ask).await?.map(|info| DurableState {
+            pending: info.num_pending,
+            unacked: info.num_ack_pending as u64,
+            redelivered: info.num_redelivered as u64,
+            ack_floor: info.ack_floor.stream_sequence,
+            delivered: info.delivered.stream_sequence,
+            waiting: info.num_waiting as u64,
+        }))
     }
 
     /// Removes every message of a stream; of nothing where there is no such stream.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 
-use crate::bus::error_chain;
+use crate::bus::{RENEWED, error_chain};
 use crate::{Bus, names};
 
 /// A message to be stored.
@@ -168,7 +168,7 @@ impl Bus {
             reference = self.put_object(subject, &body, read) => reference?,
             // What was asked on the old connection is not answered.
             _ = connections.changed() => {
-                let why = "the connection was renewed".into();
+                let why = RENEWED.into();
                 return Err(PublishError::Unsure { subject: subject.into(), why });
             }
         };
@@ -231,7 +231,7 @@ impl Sent {
             biased;
             ack = self.ack.into_future() => ack.map_err(|error| refusal(&self.subject, &error))?,
             _ = self.connections.changed() => {
-                return Err(PublishError::Unsure { subject: self.subject, why: "the connection was renewed".into() });
+                return Err(PublishError::Unsure { subject: self.subject, why: RENEWED.into() });
             }
         };
         Ok(if ack.duplicate { Stored::Already } else { Stored::At(ack.sequence) })

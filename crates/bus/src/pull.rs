@@ -75,8 +75,9 @@ impl Delivery {
 
     /// The same, and waits until the broker has said that it knows.
     pub(crate) async fn ack_surely(&self, bus: &Bus) {
-        let Some(reply) = self.reply.clone() else { return };
-        if let Err(error) = bus.client.request(reply, ACK.into()).await {
+        let Some(reply) = &self.reply else { return };
+        // Where it was said to a broker that has died: the next one knows the delivery, and would repeat it after the ack wait.
+        if let Err(error) = bus.asked(|| bus.client.request(reply.clone(), ACK.into())).await {
             tracing::debug!(error = %error, "ack not confirmed; the message may come again");
         }
     }
@@ -363,10 +364,7 @@ impl Pull {
         }
         if self.open.is_none() {
             // Who has an account of his own is not told that there is nobody to pull from.
-            match self.bus.unless_renewed(self.check()).await {
-                Some(checked) => checked.map_err(|error| error.to_string())?,
-                None => return Err(RECONNECTED.into()),
-            }
+            self.check().await.map_err(|error| error.to_string())?;
             let inbox = self.bus.client.new_inbox();
             let messages = self.bus.client.subscribe(inbox.clone()).await.map_err(|error| error_chain(&error))?;
             self.connections.mark_unchanged();

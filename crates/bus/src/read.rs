@@ -296,6 +296,17 @@ impl Bus {
         count: usize,
         bytes: u64,
     ) -> Result<Vec<Record>, BusError> {
+        self.asked(|| self.batch_asked(stream, subject, from, count, bytes)).await
+    }
+
+    async fn batch_asked(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        count: usize,
+        bytes: u64,
+    ) -> Result<Vec<Record>, BusError> {
         let what = || format!("read the stream {stream} from message {from} on");
         let fail = |why: &dyn std::error::Error| BusError::request(what(), error_chain(why));
         let inbox = self.client.new_inbox();
@@ -370,16 +381,22 @@ impl Bus {
 
     /// The first message from `sequence` on, as the leader of the stream has it.
     async fn message_from(&self, stream: &str, sequence: u64) -> Result<Option<Record>, BusError> {
-        let what = format!("read the stream {stream} from message {sequence} on");
-        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(&what, error))?;
-        record_of(handle.get_first_raw_message_by_subject(">", sequence.max(1)).await, what)
+        let what = || format!("read the stream {stream} from message {sequence} on");
+        let ask = || async {
+            let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(what(), error))?;
+            record_of(handle.get_first_raw_message_by_subject(">", sequence.max(1)).await, what())
+        };
+        self.asked(ask).await
     }
 
     /// The message at `sequence`, if it is still there.
     pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Record>, BusError> {
-        let what = format!("read message {sequence} of the stream {stream}");
-        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(&what, error))?;
-        record_of(handle.get_raw_message(sequence).await, what)
+        let what = || format!("read message {sequence} of the stream {stream}");
+        let ask = || async {
+            let handle = self.js.get_stream_no_info(stream).await.map_err(|error| BusError::request(what(), error))?;
+            record_of(handle.get_raw_message(sequence).await, what())
+        };
+        self.asked(ask).await
     }
 
     /// Appends changes to a fold's changelog, each fenced by the one before; `last` is the last sequence this writer knows.

@@ -45,14 +45,17 @@ impl Bus {
     /// Removes one message of a stream. `false`: it was not there.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
         let fail = |why: String| BusError::request(format!("remove message {sequence} of the stream {stream}"), why);
-        let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
-        match handle.delete_message(sequence).await {
-            Ok(done) => Ok(done),
-            Err(error) => match error.kind() {
-                DeleteMessageErrorKind::JetStream(refusal) if is_gone(refusal.error_code().0) => Ok(false),
-                _ => Err(fail(error_chain(&error))),
-            },
-        }
+        let ask = || async {
+            let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
+            match handle.delete_message(sequence).await {
+                Ok(done) => Ok(done),
+                Err(error) => match error.kind() {
+                    DeleteMessageErrorKind::JetStream(refusal) if is_gone(refusal.error_code().0) => Ok(false),
+                    _ => Err(fail(error_chain(&error))),
+                },
+            }
+        };
+        self.asked(ask).await
     }
 
     /// Removes the dead letter at `sequence`, provided that it is the one of `stage` about the message `id`: a place may have
@@ -69,8 +72,11 @@ impl Bus {
     /// The message at `sequence` with its headers as they are stored: also where the client cannot read them.
     pub async fn raw_message_at(&self, stream: &str, sequence: u64) -> Result<Option<RawRecord>, BusError> {
         let fail = |why: String| BusError::request(format!("read message {sequence} of the stream {stream}"), why);
-        let asked = self.js.request(format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await;
-        let answer: Answer = asked.map_err(|error: context::RequestError| fail(error_chain(&error)))?;
+        let ask = || async {
+            let asked = self.js.request(format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await;
+            asked.map_err(|error: context::RequestError| fail(error_chain(&error)))
+        };
+        let answer: Answer = self.asked(ask).await?;
         match answer {
             Answer { error: Some(refusal), .. } if is_gone(refusal.err_code) => Ok(None),
             Answer { error: Some(refusal), .. } => Err(fail(refusal.description)),

@@ -4,7 +4,7 @@ use async_nats::jetstream::kv::{self, Operation};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 
-use crate::bus::error_chain;
+use crate::bus::{RENEWED, error_chain};
 use crate::{Bus, BusError, Record, names};
 
 /// One entry of a table.
@@ -57,11 +57,15 @@ impl Bus {
 
     /// Sets a key.
     pub async fn table_put(&self, table: &str, key: &str, value: Bytes) -> Result<u64, BusError> {
-        let put = self.store(table).await?.put(key, value).await;
-        put.map_err(|error| BusError::request(format!("set {key} in the table {table}"), error_chain(&error)))
+        let put = || async {
+            let put = self.store(table).await?.put(key, value.clone()).await;
+            put.map_err(|error| BusError::request(format!("set {key} in the table {table}"), error_chain(&error)))
+        };
+        self.asked(put).await
     }
 
-    /// Sets a key that has `revision` now (0: does not exist). `None`: another writer was first.
+    /// Sets a key that has `revision` now (0: does not exist). `None`: another writer was first. Where the connection was renewed
+    /// meanwhile it may be set, or not.
     pub async fn table_swap(
         &self,
         table: &str,
@@ -70,32 +74,41 @@ impl Bus {
         revision: u64,
     ) -> Result<Option<u64>, BusError> {
         let fail = |why: String| BusError::request(format!("set {key} in the table {table}"), why);
-        let store = self.store(table).await?;
-        // A key that was removed does not exist, but its mark has a revision.
-        let after = if revision == 0 {
-            let entry = store.entry(key).await.map_err(|error| fail(error_chain(&error)))?;
-            entry.filter(|entry| entry.operation != Operation::Put).map_or(0, |removed| removed.revision)
-        } else {
-            revision
+        let swap = async {
+            let store = self.store(table).await?;
+            // A key that was removed does not exist, but its mark has a revision.
+            let after = if revision == 0 {
+                let entry = store.entry(key).await.map_err(|error| fail(error_chain(&error)))?;
+                entry.filter(|entry| entry.operation != Operation::Put).map_or(0, |removed| removed.revision)
+            } else {
+                revision
+            };
+            match store.update(key, value, after).await {
+                Ok(revision) => Ok(Some(revision)),
+                Err(error) if matches!(error.kind(), kv::UpdateErrorKind::WrongLastRevision) => Ok(None),
+                Err(error) => Err(fail(error_chain(&error))),
+            }
         };
-        match store.update(key, value, after).await {
-            Ok(revision) => Ok(Some(revision)),
-            Err(error) if matches!(error.kind(), kv::UpdateErrorKind::WrongLastRevision) => Ok(None),
-            Err(error) => Err(fail(error_chain(&error))),
-        }
+        self.unless_renewed(swap).await.unwrap_or_else(|| Err(fail(RENEWED.into())))
     }
 
     /// Removes a key: a mark takes the place of its value.
     pub async fn table_remove(&self, table: &str, key: &str) -> Result<(), BusError> {
-        let removed = self.store(table).await?.delete(key).await;
-        removed.map_err(|error| BusError::request(format!("remove {key} from the table {table}"), error_chain(&error)))
+        let remove = || async {
+            let removed = self.store(table).await?.delete(key).await;
+            removed
+                .map_err(|error| BusError::request(format!("remove {key} from the table {table}"), error_chain(&error)))
+        };
+        self.asked(remove).await
     }
 
     /// The value of a key and its revision.
     pub async fn table_get(&self, table: &str, key: &str) -> Result<Option<Entry>, BusError> {
-        let entry = self.store(table).await?.entry(key).await;
-        let entry = entry
-            .map_err(|error| BusError::request(format!("read {key} of the table {table}"), error_chain(&error)))?;
+        let get = || async {
+            let entry = self.store(table).await?.entry(key).await;
+            entry.map_err(|error| BusError::request(format!("read {key} of the table {table}"), error_chain(&error)))
+        };
+        let entry = self.asked(get).await?;
         Ok(entry.filter(|entry| entry.operation == Operation::Put).map(Into::into))
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_bus::{Delivery, PublishError, Pull, names};
-use causeway_pipelines::Phase;
+use causeway_pipelines::{Phase, Pipeline};
 use causeway_schemas::{Codec, Id, Message, encode};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio_util::task::TaskTracker;
@@ -21,7 +21,7 @@ use crate::held::{Held, Holding};
 use crate::metrics::{PARKED, STANDS_BY};
 use crate::once;
 use crate::outcomes;
-use crate::placed::{is_placed_anew, read_report};
+use crate::placed::{is_placed_anew, read_placement, read_report};
 use crate::protocol::{Way, way};
 use crate::quarantine::{Quarantine, inside};
 use crate::stage_life::{Done, Verdict, failed, finish, hold, read};
@@ -124,8 +124,22 @@ enum Where {
     Gone,
 }
 
+/// Where it is, by what is followed here.
 async fn whereabouts(env: &Env) -> anyhow::Result<Where> {
     let now = env.placed.borrow().clone();
+    whereabouts_by(env, &now).await
+}
+
+/// Whether its state goes on elsewhere, asked of the broker: what is followed may be behind.
+async fn goes_on_elsewhere(env: &Env) -> anyhow::Result<bool> {
+    if !env.pipeline.is_split() {
+        return Ok(false);
+    }
+    let (placement, _) = read_placement(&env.bus).await?;
+    Ok(whereabouts_by(env, &env.pipeline.placed(&placement)?).await? == Where::Gone)
+}
+
+async fn whereabouts_by(env: &Env, now: &Pipeline) -> anyhow::Result<Where> {
     let (placement, here) = (&now.placement, &now.here);
     let Some(spec) = now.stage(&env.spec.name) else { return Ok(Where::Gone) };
     if !spec.runs_at(here) {
@@ -148,14 +162,14 @@ async fn has_state(env: &Env) -> anyhow::Result<bool> {
     let mut placed = env.placed.clone();
     loop {
         placed.mark_unchanged();
-        let idle = match env.bus.unless_renewed(whereabouts(env)).await {
-            Some(Ok(Where::Here)) => {
+        let idle = match whereabouts(env).await {
+            Ok(Where::Here) => {
                 env.status.set_idle(None);
                 return Ok(true);
             }
-            Some(Ok(Where::Comes)) | None => STANDS_BY,
-            Some(Ok(Where::Gone)) => PARKED,
-            Some(Err(error)) => {
+            Ok(Where::Comes) => STANDS_BY,
+            Ok(Where::Gone) => PARKED,
+            Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "where its state is is not known");
                 STANDS_BY
             }
@@ -299,9 +313,14 @@ impl<F: Fold> Writer<F> {
             // The state has changes that the changelog has not: it is made anew. Known inputs are only answered again.
             tracing::warn!(%error, "changes not appended; the state is restored from the changelog");
             if !matches!(error, PublishError::Fenced { .. }) {
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::select! {
+                    () = self.env.stop.cancelled() => {}
+                    () = tokio::time::sleep(RETRY_PAUSE) => {}
+                }
             }
-            self.restore().await?;
+            if !self.env.stop.is_cancelled() {
+                self.restore().await?;
+            }
             if self.env.stop.is_cancelled() {
                 return Ok(());
             }

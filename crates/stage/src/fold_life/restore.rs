@@ -10,10 +10,10 @@ use causeway_bus::{BusError, CHANGE, Snapshot, names};
 use causeway_schemas::{Codec, Id, decode, decode_body};
 use futures::StreamExt as _;
 
-use super::Writer;
 use super::known::Known;
 use super::snapshots::parts_of;
 use super::state::State;
+use super::{Writer, goes_on_elsewhere};
 use crate::Fold;
 use crate::env::{Env, RETRY_PAUSE, Unfit};
 use crate::unfolded::Unfolded;
@@ -47,7 +47,7 @@ struct Answered {
 }
 
 impl<F: Fold> Writer<F> {
-    /// The state that the changelog says, if it is whole, or what it lost was seen to.
+    /// The state that the changelog says, if it is whole, or what it lost was seen to. Where its state goes on elsewhere it is told to stop.
     pub(super) async fn restore(&mut self) -> anyhow::Result<()> {
         // Before the changelog: a change is there before its outcome.
         let newest = self.answered(ANSWERS).await?;
@@ -63,6 +63,12 @@ impl<F: Fold> Writer<F> {
         let all = self.answered(u64::MAX).await?;
         self.catch_up().await?;
         let lost = self.unknown(all);
+        if !lost.is_empty() && goes_on_elsewhere(&self.env).await? {
+            // The writer there has answered what this changelog, which is shut, knows nothing of: nothing is lost.
+            tracing::info!("its state goes on elsewhere: it ends here");
+            self.env.stop.cancel();
+            return Ok(());
+        }
         let now = before.with(lost.iter().map(|answer| (answer.root, answer.sequence)));
         if now != before {
             now.store(bus, &spec.name).await?;
