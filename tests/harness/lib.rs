@@ -1,6 +1,7 @@
 //! The harness: real servers, real stages, real kills, and an oracle that reads only what any user could read.
 
 mod across;
+mod booted;
 mod camera;
 mod cluster;
 mod collector;
@@ -25,6 +26,7 @@ mod verdict;
 mod work;
 
 pub use across::{Across, Publishing, RELAY, Relay, relay_durable};
+pub use booted::{BIN, Booted, MODELS, PHOTOS};
 pub use camera::{Camera, FPS, ffmpeg, frame_number, make_video};
 pub use cluster::Cluster;
 pub use collector::{Collector, Span};

@@ -34,3 +34,4 @@ mod resume;
 mod sites;
 mod strangers;
 mod traces;
+mod units;

@@ -5,17 +5,20 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
-use causeway_pipelines::{CaptureOptions, Pipeline};
+use causeway_pipelines::CaptureOptions;
 use clap::Subcommand;
 
-use crate::cli::PipelineArgs;
 use crate::session::absolute;
 
 mod compose;
 mod nats;
+mod site;
+mod systemd;
 
 use compose::{Compose, Input};
 use nats::NatsArgs;
+use site::{Deployed, SiteArgs};
+use systemd::SystemdArgs;
 
 /// The arguments of `deploy`.
 #[derive(Debug, clap::Args)]
@@ -26,8 +29,10 @@ pub(crate) struct DeployArgs {
 
 #[derive(Debug, Subcommand)]
 enum To {
-    /// Write a compose file: every stage a container, for Docker or Podman on one machine
+    /// Write a compose file: every stage of a site a container, for Docker or Podman on one machine
     Compose(ComposeArgs),
+    /// Write systemd units: every stage of a site a service of a machine
+    Systemd(SystemdArgs),
     /// Write the configuration of a site's NATS server, with an account for each who has a key
     Nats(NatsArgs),
 }
@@ -41,16 +46,22 @@ Examples:
   causeway deploy compose pipelines/camera.toml --out door --input 'rtsp://ada:${CAMERA_PASSWORD}@10.0.0.5/1'
   CAMERA_PASSWORD=… docker compose -f door/compose.yaml up -d
 
-Writes compose.yaml, nats-server.conf and a copy of the pipeline file into DIR, and over them when it is
-run again; a file there that it did not write, it leaves alone and says so. The broker and the probes are
-reached on the containers' own network alone, unless --publish opens the broker to this machine.";
+Of several sites each has a folder, for its machine:
+  causeway keys faces.toml --out keys
+  causeway deploy compose faces.toml --site cloud --out cloud
+  causeway deploy compose faces.toml --site edge --out edge --input ~/Pictures
+
+Writes compose.yaml, nats-server.conf, a copy of the pipeline file and the keys of who runs there into DIR, and
+over them when it is run again; a file there that it did not write, it leaves alone and says so. The broker and the
+probes are reached on the containers' own network alone; the broker of a site that others dial at the port of its
+`address` too, with a key and by TLS alone, and --publish opens it to this machine.";
 
 /// The arguments of `deploy compose`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = COMPOSE_EXAMPLES)]
 struct ComposeArgs {
     #[command(flatten)]
-    pipeline: PipelineArgs,
+    site: SiteArgs,
     /// The folder to write into; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -98,6 +109,7 @@ impl FromStr for Replicas {
 pub(crate) fn deploy(args: DeployArgs) -> anyhow::Result<ExitCode> {
     match args.to {
         To::Compose(args) => compose(&args),
+        To::Systemd(args) => systemd::run(&args),
         To::Nats(args) => {
             let files = nats::write(&args)?;
             eprintln!("written to {}; next, in that folder on the site's machine:", args.out.display());
@@ -110,25 +122,35 @@ pub(crate) fn deploy(args: DeployArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn compose(args: &ComposeArgs) -> anyhow::Result<ExitCode> {
-    let mut pipeline = args.pipeline.load()?;
-    let text =
-        std::fs::read_to_string(&pipeline.file).with_context(|| format!("cannot read {}", pipeline.file.display()))?;
-    let inputs = inputs(&pipeline, args.input.as_deref())?;
+    let mut deployed = args.site.deployed()?;
+    let text = text_of(&deployed)?;
+    let inputs = inputs(&deployed, args.input.as_deref())?;
+    let replicas = replicas(&deployed, &args.replicas)?;
+    // What is written is the same wherever the command was run.
+    deployed.pipeline.file = deployed.pipeline.file.file_name().map(PathBuf::from).unwrap_or_default();
     let compose = Compose {
-        set: &args.pipeline.set,
+        site: &deployed,
+        set: &args.site.pipeline.set,
         inputs: &inputs,
         images: args.images.trim_end_matches('/'),
         tag: &args.tag,
         nats_image: args.nats_image.as_deref(),
         models: args.models.as_deref().map(absolute).transpose()?,
-        replicas: replicas(&pipeline, &args.replicas)?,
+        replicas,
         publish: args.publish,
     };
-    // What is written is the same wherever the command was run.
-    pipeline.file = pipeline.file.file_name().map(PathBuf::from).unwrap_or_default();
-    write(&args.out, compose::MARK, &compose.files(&pipeline, &text)?)?;
     let file = args.out.join("compose.yaml");
-    eprintln!("written to {}; next:", args.out.display());
+    let is_ours = file.exists();
+    write(&args.out, compose::MARK, &compose.files(&text)?)?;
+    let (keys, (user, group)) = (args.out.join(compose::KEYS), compose::USER);
+    let is_given = deployed.copy_keys(&keys, Some(compose::USER), is_ours)?;
+    eprintln!("written to {}; next{}:", args.out.display(), of_site(&deployed));
+    if !is_given {
+        eprintln!(
+            "  sudo chown -R {user}:{group} {}      (with rootless Podman: podman unshare chown …; the containers' user reads them)",
+            keys.display()
+        );
+    }
     eprintln!(
         "  docker compose -f {} up -d      (or podman-compose; the images are built by ./dev images)",
         file.display()
@@ -136,14 +158,28 @@ fn compose(args: &ComposeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What each source reads: `--input`, where the pipeline has one source, else what its table says.
-fn inputs(pipeline: &Pipeline, given: Option<&Path>) -> anyhow::Result<Vec<(String, Input)>> {
-    let sources: Vec<_> = pipeline.stages.iter().filter(|stage| stage.uses == "capture").collect();
+/// Where the next step is, for a person.
+fn of_site(deployed: &Deployed) -> String {
+    let pipeline = &deployed.pipeline;
+    if pipeline.is_split() { format!(", on the machine of {}", pipeline.here) } else { String::new() }
+}
+
+/// The pipeline file as it is.
+fn text_of(deployed: &Deployed) -> anyhow::Result<String> {
+    let file = &deployed.pipeline.file;
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// What each source reads that runs at the site: `--input`, where there is one source, else what its table says.
+fn inputs(deployed: &Deployed, given: Option<&Path>) -> anyhow::Result<Vec<(String, Input)>> {
+    let pipeline = &deployed.pipeline;
+    let sources: Vec<_> = deployed.stages().filter(|stage| stage.uses == "capture").collect();
     if given.is_some() && sources.len() != 1 {
         bail!(
-            "cannot tell which source --input is for: {} has {} of them; use --set STAGE.input=DIR",
+            "cannot tell which source --input is for: {} has {} of them{}; use --set STAGE.input=DIR",
             pipeline.file.display(),
-            sources.len()
+            sources.len(),
+            if pipeline.is_split() { format!(" at {}", pipeline.here) } else { String::new() }
         );
     }
     let base = pipeline.file.parent().unwrap_or(Path::new(""));
@@ -166,11 +202,11 @@ fn inputs(pipeline: &Pipeline, given: Option<&Path>) -> anyhow::Result<Vec<(Stri
     Ok(inputs)
 }
 
-fn replicas(pipeline: &Pipeline, given: &[Replicas]) -> anyhow::Result<Vec<(String, u16)>> {
+fn replicas(deployed: &Deployed, given: &[Replicas]) -> anyhow::Result<Vec<(String, u16)>> {
     for Replicas { stage, .. } in given {
-        let Some(spec) = pipeline.stage(stage) else {
-            let names: Vec<_> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
-            bail!("cannot run replicas of `{stage}`: the pipeline has {}", names.join(", "));
+        let Some(spec) = deployed.stages().find(|spec| spec.name == *stage) else {
+            let names: Vec<_> = deployed.stages().map(|stage| stage.name.as_str()).collect();
+            bail!("cannot run replicas of `{stage}`: what is deployed has {}", names.join(", "));
         };
         if spec.is_source() {
             bail!(

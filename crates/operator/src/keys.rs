@@ -29,6 +29,9 @@ const CA_KEY: &str = "ca.key";
 /// The certificate of a site's server, and its secret key.
 pub(crate) const SERVER: [&str; 2] = ["server.pem", "server.key"];
 
+/// What a site's server is called on the network of its containers (`causeway deploy compose`).
+pub(crate) const IN_CONTAINERS: &str = "nats";
+
 /// The arguments of `keys`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -269,7 +272,7 @@ impl Maker<'_> {
         let named: Vec<String> = named.split(',').filter_map(host_of).map(ToOwned::to_owned).collect();
         // Of no other site: whoever has its key would be a server among those of the cluster.
         let is_peer = named.len() > 1;
-        let local = ["localhost", "127.0.0.1"].map(ToOwned::to_owned);
+        let local = ["localhost", "127.0.0.1", IN_CONTAINERS].map(ToOwned::to_owned);
         let mut names: Vec<String> = named.into_iter().chain(hosts.iter().cloned()).chain(local).collect();
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));

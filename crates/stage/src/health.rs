@@ -33,6 +33,8 @@ pub(crate) async fn serve(address: SocketAddr, status: Arc<Status>) -> anyhow::R
 }
 
 fn readiness(status: &Status) -> impl IntoResponse + use<> {
-    let code = if status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // One that is parked does what it should: nothing.
+    let is_fine = status.is_ready() || status.is_parked();
+    let code = if is_fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, format!("{}\n", status.state()))
 }

@@ -433,6 +433,11 @@ impl Status {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether its stage runs elsewhere.
+    pub(crate) fn is_parked(&self) -> bool {
+        *self.idle.lock().expect("no holder of the state panics") == Some(PARKED)
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
     }

@@ -6,29 +6,41 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::server::{MEMORY, MEMORY_LIMIT};
-use causeway_pipelines::{Input as Named, Pipeline, StageSpec};
+use causeway_pipelines::{Input as Named, Pipeline, RELAY, StageSpec};
 
+use super::nats::Config;
+use super::site::{Broker, Deployed, PORT, key_file};
 use crate::input::has_password;
+use crate::keys::{CA, IN_CONTAINERS, SERVER};
+use crate::rights::AGENT;
 use crate::session::absolute;
 
 /// How each file begins that this command wrote and may write over.
 pub(super) const MARK: &str = "# Written by `causeway deploy compose`";
 
 /// The services beside the stages.
-const OURS: [&str; 3] = ["nats", "apply", "agent"];
+const OURS: [&str; 3] = [IN_CONTAINERS, "apply", AGENT];
 /// Whom the programs run as: the user of the images. It needs no entry anywhere.
-const USER: &str = "65532:65532";
+pub(super) const USER: (u32, u32) = (65532, 65532);
 /// Where probes and metrics answer within a stage's container.
 const HEALTH_PORT: u16 = 9464;
 /// More than the 10 s that a stage takes to drain before it leaves what it holds to others.
 const STOP_S: u32 = 20;
 /// How long `apply` waits for the broker, which first reads its store.
 const WAIT_S: u32 = 120;
-/// Where the pipeline file is in the containers.
+/// Where the pipeline file is in the containers, and the key of whoever runs there.
 const PIPELINE_DIR: &str = "/etc/causeway";
+const KEYS_DIR: &str = "/etc/causeway/keys";
+/// Where the broker's configuration is in its container, and what certifies it.
+const BROKER_DIR: &str = "/etc/nats";
+/// The folder of keys beside the compose file.
+pub(super) const KEYS: &str = "keys";
+/// The configuration of the broker beside it.
+pub(super) const NATS_CONF: &str = "nats-server.conf";
 
 /// How a pipeline is deployed.
 pub(super) struct Compose<'a> {
+    pub(super) site: &'a Deployed,
     /// `--set`s, for everyone who reads the pipeline file.
     pub(super) set: &'a [String],
     /// What each source reads.
@@ -123,64 +135,130 @@ fn utf8(path: &Path) -> anyhow::Result<String> {
 
 impl Compose<'_> {
     /// Each file's name and text; the same for the same pipeline and arguments.
-    pub(super) fn files(&self, pipeline: &Pipeline, text: &str) -> anyhow::Result<Vec<(String, String)>> {
+    pub(super) fn files(&self, text: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let pipeline = &self.site.pipeline;
         if let Some(stage) = pipeline.stages.iter().find(|stage| OURS.contains(&stage.name.as_str())) {
             bail!(
                 "cannot deploy [stage.{0}]: `{0}` is a service that every deployment has; call the stage another name",
                 stage.name
             );
         }
-        let [site] = &pipeline.sites[..] else {
-            bail!(
-                "cannot write one compose file for {} sites ({}): it is for one machine so far",
-                pipeline.sites.len(),
-                pipeline.site_names()
-            );
-        };
         let file = format!("{}.toml", pipeline.name);
         let written = pipeline.file.display();
-        Ok(vec![
-            ("compose.yaml".into(), self.compose(pipeline, &site.name, &file)),
-            ("nats-server.conf".into(), nats_conf(&site.name)),
-            (file, format!("{MARK} from {written}: change that, and write anew.\n{text}")),
-        ])
+        let mut files = vec![("compose.yaml".into(), self.compose(pipeline, &file))];
+        if self.has_broker() {
+            let config = Config {
+                mark: MARK,
+                name: &pipeline.here,
+                // Every address of its container.
+                listen: ([0, 0, 0, 0], PORT).into(),
+                store: Path::new("/data"),
+                certificates: Path::new(BROKER_DIR),
+                keys: self.site.keys.as_deref(),
+                cluster: &[],
+            };
+            files.push((NATS_CONF.into(), config.text(pipeline)?));
+        }
+        files.push((file, format!("{MARK} from {written}: change that, and write anew.\n{text}")));
+        Ok(files)
     }
 
-    fn compose(&self, pipeline: &Pipeline, site: &str, file: &str) -> String {
-        let mut text = header(&pipeline.name, &pipeline.file);
+    fn has_broker(&self) -> bool {
+        matches!(self.site.broker, Broker::Beside(_))
+    }
+
+    fn is_keyed(&self) -> bool {
+        self.site.keys.is_some()
+    }
+
+    fn compose(&self, pipeline: &Pipeline, file: &str) -> String {
+        let project = if pipeline.is_split() {
+            format!("{}-{}", pipeline.name, pipeline.here).to_lowercase()
+        } else {
+            pipeline.name.to_lowercase()
+        };
+        let mut text = header(&project, &pipeline.file);
         let yaml = &mut text;
-        line(yaml, 0, format_args!("name: {}", quote(&pipeline.name.to_lowercase())));
-        yaml.push_str(&alike(file));
+        line(yaml, 0, format_args!("name: {}", quote(&project)));
+        yaml.push_str(&self.alike(file));
         line(yaml, 0, "services:");
-        self.broker(yaml, site);
+        if self.has_broker() {
+            self.broker(yaml, &pipeline.here);
+        }
         self.apply(yaml, file);
         self.agent(yaml, file);
-        for stage in &pipeline.stages {
+        if self.site.has_relay() {
+            self.relay(yaml, file);
+        }
+        for stage in self.site.stages() {
             self.stage(yaml, stage, file);
         }
-        yaml.push_str(
-            "\nvolumes:\n  # What the broker stores: messages on their way, results, who is enrolled.\n  store:\n",
-        );
+        if self.has_broker() {
+            yaml.push_str(
+                "\nvolumes:\n  # What the broker stores: messages on their way, results, who is enrolled.\n  store:\n",
+            );
+        }
         text
     }
 
     fn broker(&self, yaml: &mut String, site: &str) {
         comment(yaml, &format!("The broker of the site {site}."));
-        line(yaml, 1, "nats:");
+        line(yaml, 1, format_args!("{IN_CONTAINERS}:"));
         line(yaml, 2, "<<: *hardened");
         Self::image(yaml, self.nats_image.unwrap_or(&self.ours("nats-server")));
         if self.nats_image.is_some() {
             line(yaml, 2, "# Whom that image runs as: its store belongs to it.");
             line(yaml, 2, "user: \"\"");
+            if self.is_keyed() {
+                line(yaml, 2, format_args!("group_add: [\"{}\"]", USER.1));
+            }
         }
-        line(yaml, 2, "command: [\"--config\", \"/etc/nats/nats-server.conf\"]");
+        line(yaml, 2, format_args!("command: [\"--config\", {}]", quote(&format!("{BROKER_DIR}/{NATS_CONF}"))));
         line(yaml, 2, "restart: unless-stopped");
         line(yaml, 2, format_args!("environment: {{ {MEMORY_LIMIT}: {MEMORY} }}"));
         line(yaml, 2, "volumes:");
-        mount(yaml, "./nats-server.conf", "/etc/nats/nats-server.conf");
+        mount(yaml, &format!("./{NATS_CONF}"), &format!("{BROKER_DIR}/{NATS_CONF}"));
+        if self.is_keyed() {
+            for name in SERVER {
+                mount(yaml, &format!("./{KEYS}/{name}"), &format!("{BROKER_DIR}/{name}"));
+            }
+        }
         line(yaml, 3, "- \"store:/data\"");
-        if let Some(port) = self.publish {
-            line(yaml, 2, format_args!("ports: [\"127.0.0.1:{port}:4222\"]"));
+        let mut ports = Vec::new();
+        if let Broker::Beside(Some(port)) = self.site.broker {
+            ports.push(format!("{port}:{PORT}"));
+        }
+        ports.extend(self.publish.map(|port| format!("127.0.0.1:{port}:{PORT}")));
+        if !ports.is_empty() {
+            let ports: Vec<String> = ports.iter().map(|port| quote(port)).collect();
+            line(yaml, 2, format_args!("ports: [{}]", ports.join(", ")));
+        }
+    }
+
+    /// Carries to the hub, and from there.
+    fn relay(&self, yaml: &mut String, file: &str) {
+        comment(
+            yaml,
+            &format!("Carries to {} what is for there, and back. It alone reaches out.", self.site.pipeline.hub().name),
+        );
+        line(yaml, 1, format_args!("{RELAY}:"));
+        line(yaml, 2, "<<: [*hardened, *lasting, *stage]");
+        Self::image(yaml, &self.ours(RELAY));
+        line(yaml, 2, format_args!("environment: {{ <<: *environment, CAUSEWAY_STAGE: {} }}", quote(RELAY)));
+        if !self.set.is_empty() {
+            line(yaml, 2, format_args!("command: [{}]", arguments(self.set)));
+        }
+        line(yaml, 2, "volumes:");
+        mount_pipeline(yaml, file);
+        self.mount_key(yaml, RELAY);
+    }
+
+    /// The key of one, and of nobody else.
+    fn mount_key(&self, yaml: &mut String, name: &str) {
+        if self.is_keyed() {
+            for file in [key_file(name).as_str(), CA] {
+                mount(yaml, &format!("./{KEYS}/{file}"), &format!("{KEYS_DIR}/{file}"));
+            }
         }
     }
 
@@ -192,6 +270,7 @@ impl Compose<'_> {
         self.operator(yaml, "apply", &["--wait", &WAIT_S.to_string()], file);
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
+        self.mount_key(yaml, AGENT);
     }
 
     fn agent(&self, yaml: &mut String, file: &str) {
@@ -205,6 +284,7 @@ impl Compose<'_> {
         self.operator(yaml, "agent", &[], file);
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
+        self.mount_key(yaml, AGENT);
         self.mount_models(yaml);
     }
 
@@ -212,6 +292,9 @@ impl Compose<'_> {
         let input = self.inputs.iter().find(|(name, _)| *name == stage.name).map(|(_, input)| input);
         let replicas = self.replicas.iter().rev().find(|(name, _)| *name == stage.name).map(|(_, count)| *count);
         yaml.push('\n');
+        if !stage.runs_at(&self.site.pipeline.here) {
+            line(yaml, 1, "# It may be moved here; until then it is parked, with nothing loaded.");
+        }
         line(yaml, 1, format_args!("{}:", stage.name));
         line(yaml, 2, "<<: [*hardened, *lasting, *stage]");
         Self::image(yaml, &self.ours(&stage.uses));
@@ -227,11 +310,19 @@ impl Compose<'_> {
         }
         if input.is_some_and(|input| !input.mounts.is_empty()) {
             // Pictures may be readable by their owner alone.
-            line(yaml, 2, format_args!("user: \"${{CAUSEWAY_USER:-{USER}}}\""));
+            line(yaml, 2, format_args!("user: \"${{CAUSEWAY_USER:-{}:{}}}\"", USER.0, USER.1));
+        }
+        let mut groups = Vec::new();
+        if self.is_keyed() && input.is_some_and(|input| !input.mounts.is_empty()) {
+            // Whose key it is, whoever it is.
+            groups.push(format!("\"{}\"", USER.1));
         }
         if let Some(device) = input.and_then(|input| input.device.as_ref()) {
             line(yaml, 2, format_args!("devices: [{}]", quote(&format!("{device}:{device}"))));
-            line(yaml, 2, format_args!("group_add: [\"${{CAUSEWAY_VIDEO_GROUP:-{VIDEO_GROUP}}}\"]"));
+            groups.push(format!("\"${{CAUSEWAY_VIDEO_GROUP:-{VIDEO_GROUP}}}\""));
+        }
+        if !groups.is_empty() {
+            line(yaml, 2, format_args!("group_add: [{}]", groups.join(", ")));
         }
         if stage.is_source() {
             // One that has read all there is ends well, and is not to read it again.
@@ -242,12 +333,61 @@ impl Compose<'_> {
         }
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
+        self.mount_key(yaml, &stage.name);
         for (from, to) in input.iter().flat_map(|input| &input.mounts) {
             mount(yaml, from, to);
         }
         if stage.model().is_some() {
             self.mount_models(yaml);
         }
+    }
+
+    /// What services have alike.
+    fn alike(&self, file: &str) -> String {
+        let file = quote(&format!("{PIPELINE_DIR}/{file}"));
+        let address = match &self.site.broker {
+            Broker::Elsewhere(address) => address.as_str(),
+            Broker::Beside(_) => {
+                let scheme = if self.is_keyed() { "tls" } else { "nats" };
+                &format!("{scheme}://{IN_CONTAINERS}:{PORT}")
+            }
+        };
+        let mut environment = vec![("CAUSEWAY_PIPELINE", file), ("CAUSEWAY_NATS", quote(address))];
+        if self.is_keyed() {
+            environment.push(("CAUSEWAY_CREDENTIALS", quote(KEYS_DIR)));
+        }
+        if self.site.pipeline.is_split() {
+            environment.push(("CAUSEWAY_SITE", quote(&self.site.pipeline.here)));
+        }
+        environment.push(("CAUSEWAY_HEALTH", quote(&format!("0.0.0.0:{HEALTH_PORT}"))));
+        let environment: Vec<String> = environment.iter().map(|(name, value)| format!("  {name}: {value}")).collect();
+        let environment = environment.join("\n");
+        format!(
+            "
+# Every container: nothing can be written but /tmp, and no right is held or gained.
+x-hardened: &hardened
+  user: {user}
+  read_only: true
+  tmpfs: [/tmp]
+  cap_drop: [ALL]
+  security_opt: [\"no-new-privileges:true\"]
+  stop_grace_period: {STOP_S}s
+
+# Those that stay. They depend on none: until the broker answers and has the streams they end, and are started again. (Podman
+# starts nothing again that depends on a container that has ended, as apply does.)
+x-lasting: &lasting
+  restart: unless-stopped
+
+# Stages: each is asked by its own program whether it is ready. Its metrics are on port {HEALTH_PORT}, within this network.
+x-stage: &stage
+  healthcheck: {{ test: [CMD, /usr/bin/stage, health], interval: 10s, timeout: 3s, start_period: 60s, retries: 3 }}
+
+x-environment: &environment
+{environment}
+
+",
+            user = quote(&format!("{}:{}", USER.0, USER.1)),
+        )
     }
 
     fn ours(&self, name: &str) -> String {
@@ -280,7 +420,7 @@ impl Compose<'_> {
     }
 }
 
-fn header(name: &str, file: &Path) -> String {
+fn header(project: &str, file: &Path) -> String {
     format!(
         "{MARK} from {file}; the next one writes it anew. What is
 # different with you (limits, networks, more mounts) belongs into compose.override.yaml beside it, which compose adds to this.
@@ -290,61 +430,13 @@ fn header(name: &str, file: &Path) -> String {
 #   docker compose run --rm agent status              what runs, what waits, what is stored
 #   docker compose run --rm agent tap classify        what is decided, as it is decided
 #   docker compose run --rm -v \"$PWD/people:/people:ro\" agent enrol 'Ada Lovelace=/people/ada'
-#   docker compose down                               stop it; the volume {name}_store keeps what is stored
+#   docker compose down                               stop it; the volume {project}_store keeps what is stored
 #
 # Pictures that only you can read: CAUSEWAY_USER=$(id -u):$(id -g) docker compose up -d
 # Each container restarts when it dies, and is given {STOP_S} s to drain when it is stopped.
 
 ",
-        name = name.to_lowercase(),
         file = file.display(),
-    )
-}
-
-/// What services have alike.
-fn alike(file: &str) -> String {
-    let file = quote(&format!("{PIPELINE_DIR}/{file}"));
-    format!(
-        "
-# Every container: nothing can be written but /tmp, and no right is held or gained.
-x-hardened: &hardened
-  user: {user}
-  read_only: true
-  tmpfs: [/tmp]
-  cap_drop: [ALL]
-  security_opt: [\"no-new-privileges:true\"]
-  stop_grace_period: {STOP_S}s
-
-# Those that stay. They depend on none: until the broker answers and has the streams they end, and are started again. (Podman
-# starts nothing again that depends on a container that has ended, as apply does.)
-x-lasting: &lasting
-  restart: unless-stopped
-
-# Stages: each is asked by its own program whether it is ready. Its metrics are on port {HEALTH_PORT}, within this network.
-x-stage: &stage
-  healthcheck: {{ test: [CMD, /usr/bin/stage, health], interval: 10s, timeout: 3s, start_period: 60s, retries: 3 }}
-
-x-environment: &environment
-  CAUSEWAY_PIPELINE: {file}
-  CAUSEWAY_NATS: \"nats://nats:4222\"
-  CAUSEWAY_HEALTH: \"0.0.0.0:{HEALTH_PORT}\"
-
-",
-        user = quote(USER),
-    )
-}
-
-fn nats_conf(site: &str) -> String {
-    format!(
-        "{MARK}; the next one writes it anew.
-# Every address of its container, which is on the network of this deployment alone.
-listen: \"0.0.0.0:4222\"
-server_name: {site:?}
-# The advised ceiling of NATS, bytes: a picture of a few megabytes is one message.
-max_payload: {}
-jetstream {{ store_dir: \"/data\" }}
-",
-        causeway_bus::server::MAX_PAYLOAD
     )
 }
 

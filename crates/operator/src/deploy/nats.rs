@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use causeway_bus::server::{MAX_PAYLOAD, sync_interval};
 use causeway_bus::{host_of, is_local};
 use causeway_pipelines::Pipeline;
 use serde_json::json;
 
-use crate::cli::{PipelineArgs, beside};
+use super::site::{PORT, copy, keys_of, port_of, site_of};
+use crate::cli::PipelineArgs;
 use crate::keys::{CA, SERVER};
 use crate::rights::accounts_here;
 
@@ -52,22 +53,29 @@ pub(super) struct NatsArgs {
     store: PathBuf,
 }
 
-/// The port of clients, and the one of the servers of a cluster.
-const PORTS: (u16, u16) = (4222, 6222);
+/// The port that the servers of a cluster have for each other.
+const CLUSTER_PORT: u16 = 6222;
+
+/// A server as it is configured.
+pub(super) struct Config<'a> {
+    /// The line that says who wrote it.
+    pub(super) mark: &'a str,
+    pub(super) name: &'a str,
+    pub(super) listen: SocketAddr,
+    pub(super) store: &'a Path,
+    /// Where its certificate and its key are, and the authority.
+    pub(super) certificates: &'a Path,
+    /// The site's folder of keys; without one whoever reaches it may do everything.
+    pub(super) keys: Option<&'a Path>,
+    /// The hosts of its cluster.
+    pub(super) cluster: &'a [&'a str],
+}
 
 pub(super) fn write(args: &NatsArgs) -> anyhow::Result<Vec<String>> {
-    let pipeline = args.pipeline.load()?;
-    let site = args.site.clone().unwrap_or_else(|| pipeline.hub().name.clone());
-    ensure!(
-        args.site.is_some() || !pipeline.is_split(),
-        "say the server of which site, with --site: {} has {}",
-        pipeline.file.display(),
-        pipeline.site_names()
-    );
-    let pipeline = pipeline.at(&site)?;
+    let pipeline = site_of(args.pipeline.load()?, args.site.as_deref())?;
+    let site = pipeline.here.clone();
     let spec = pipeline.site(&site).context("a site")?;
-    let keys = args.keys.clone().or_else(|| spec.credentials.as_ref().map(|at| beside(&pipeline, at)));
-    let Some(keys) = keys.filter(|at| at.is_dir()) else {
+    let Some(keys) = keys_of(&pipeline, args.keys.as_deref())? else {
         bail!(
             "cannot find the keys of {site}: make them with `causeway keys`, and name their folder as [site.{site}] credentials or with --keys"
         );
@@ -84,21 +92,11 @@ pub(super) fn write(args: &NatsArgs) -> anyhow::Result<Vec<String>> {
         }
         one => vec![("nats-server.conf".into(), configuration(&pipeline, args, &keys, one.first().copied(), None)?)],
     };
-    let copies: Vec<(PathBuf, PathBuf)> =
-        SERVER.into_iter().chain([CA]).map(|name| (keys.join(name), args.out.join(name))).collect();
     // What lies beside a configuration of ours is ours.
     let is_ours = configs.iter().any(|(name, _)| args.out.join(name).exists());
-    if let Some((_, there)) = copies.iter().find(|(_, to)| to.exists() && !is_ours) {
-        bail!(
-            "cannot write {}: it is there, and not written by `causeway deploy`; choose another --out, a folder of its own",
-            there.display()
-        );
-    }
     super::write(&args.out, MARK, &configs)?;
-    for (from, to) in copies {
-        // With its mode: the key is for its owner alone.
-        std::fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    }
+    let names: Vec<String> = SERVER.into_iter().chain([CA]).map(ToOwned::to_owned).collect();
+    copy(&keys, &names, &args.out, None, is_ours)?;
     Ok(configs.into_iter().map(|(name, _)| name).collect())
 }
 
@@ -110,39 +108,51 @@ fn configuration(
     cluster: Option<(&str, &[&str])>,
 ) -> anyhow::Result<String> {
     let site = &pipeline.here;
-    let port = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()).unwrap_or(PORTS.0);
     let is_dialled = address.is_some_and(|address| !is_local(address));
     let listen = args.listen.unwrap_or_else(|| {
         let host = if is_dialled { [0, 0, 0, 0] } else { [127, 0, 0, 1] };
-        SocketAddr::from((host, port))
+        SocketAddr::from((host, address.map_or(PORT, port_of)))
     });
-    let [certificate, key] = SERVER;
     let name = cluster.map_or_else(|| site.clone(), |(host, _)| format!("{site}-{host}"));
-    let mut parts = vec![
-        format!("{MARK} for the site {site} of {}: run it again rather than change this.", pipeline.name),
-        format!("server_name: {}", json!(name)),
-        format!("listen: {}", json!(listen.to_string())),
-        format!("max_payload: {MAX_PAYLOAD}"),
-        format!(
-            "jetstream: {}",
-            json!({ "store_dir": args.store, "sync_interval": sync_interval(pipeline.sync.every()) })
-        ),
-    ];
-    if !listen.ip().is_loopback() {
-        let tls = json!({ "cert_file": certificate, "key_file": key });
-        parts.push(format!("# Nobody is talked to in plain text.\ntls: {tls}"));
+    let cluster = cluster.map(|(_, hosts)| hosts).unwrap_or_default();
+    let (store, certificates) = (args.store.as_path(), Path::new(""));
+    Config { mark: MARK, name: &name, listen, store, certificates, keys: Some(keys), cluster }.text(pipeline)
+}
+
+impl Config<'_> {
+    /// The text of its file.
+    pub(super) fn text(&self, pipeline: &Pipeline) -> anyhow::Result<String> {
+        let site = &pipeline.here;
+        let [certificate, key] = SERVER.map(|name| self.certificates.join(name));
+        let sync = sync_interval(pipeline.sync.every());
+        let mut parts = vec![
+            format!("{} for the site {site} of {}: run it again rather than change this.", self.mark, pipeline.name),
+            format!("server_name: {}", json!(self.name)),
+            format!("listen: {}", json!(self.listen.to_string())),
+            "# The advised ceiling of NATS, bytes: a picture of a few megabytes is one message.".into(),
+            format!("max_payload: {MAX_PAYLOAD}"),
+            format!("jetstream: {}", json!({ "store_dir": self.store, "sync_interval": sync })),
+        ];
+        if self.keys.is_some() && !self.listen.ip().is_loopback() {
+            let tls = json!({ "cert_file": certificate, "key_file": key });
+            parts.push(format!("# Nobody is talked to in plain text.\ntls: {tls}"));
+        }
+        if !self.cluster.is_empty() {
+            let routes: Vec<String> = self.cluster.iter().map(|host| format!("tls://{host}:{CLUSTER_PORT}")).collect();
+            let ca = self.certificates.join(CA);
+            let tls = json!({ "cert_file": certificate, "key_file": key, "ca_file": ca, "verify": true });
+            let listen = format!("0.0.0.0:{CLUSTER_PORT}");
+            let cluster = json!({ "name": site, "listen": listen, "routes": routes, "tls": tls });
+            parts.push(format!(
+                "# Its servers know each other by certificates of the same authority.\ncluster: {cluster:#}"
+            ));
+        }
+        if let Some(keys) = self.keys {
+            let accounts = accounts_here(pipeline, keys)?;
+            parts.push(format!(
+                "# An account for each who signs in, with what it may ask of the pipeline's and hear from it.\naccounts: {accounts:#}"
+            ));
+        }
+        Ok(format!("{}\n", parts.join("\n")))
     }
-    if let Some((_, hosts)) = cluster {
-        let routes: Vec<String> = hosts.iter().map(|host| format!("tls://{host}:{}", PORTS.1)).collect();
-        let tls = json!({ "cert_file": certificate, "key_file": key, "ca_file": CA, "verify": true });
-        let cluster = json!({ "name": site, "listen": format!("0.0.0.0:{}", PORTS.1), "routes": routes, "tls": tls });
-        parts.push(format!(
-            "# Its servers know each other by certificates of the same authority.\ncluster: {cluster:#}"
-        ));
-    }
-    let accounts = accounts_here(pipeline, keys)?;
-    parts.push(format!(
-        "# An account for each who signs in, with what it may ask of the pipeline's and hear from it.\naccounts: {accounts:#}\n"
-    ));
-    Ok(parts.join("\n"))
 }
