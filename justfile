@@ -6,10 +6,12 @@ set positional-arguments
 _list:
     @just --list --unsorted
 
-# The face pipeline on the demo's photos; ends with a table and a report. --again runs all anew, --json for machines.
+# The face pipeline, at an edge and a cloud on this machine, on the demo's photos; ends with tables and a report. --again runs all anew, --json for machines.
 [no-exit-message]
 demo *ARGS: build
-    @CAUSEWAY_HOME="${CAUSEWAY_HOME:-.causeway/demo}" target/debug/causeway demo "$@"
+    @CAUSEWAY_HOME="${CAUSEWAY_HOME:-.causeway/demo}" \
+    CAUSEWAY_PIPELINE="${CAUSEWAY_PIPELINE:-pipelines/faces-edge-cloud.toml}" \
+    target/debug/causeway demo "$@"
 
 # How right the pipeline is on a folder of named people (DIR/NAME/*.jpg): detection, AUC, accuracy, clustering.
 [no-exit-message]
@@ -34,11 +36,11 @@ test *ARGS: build
     then cargo nextest run --locked --workspace "$@"; \
     else cargo test --locked --workspace "$@"; fi
 
-# The tests that take minutes: those marked #[ignore], but for the ones of containers and of the hub.
+# The tests that take minutes: those marked #[ignore], but for the ones of containers, of services and of the hub.
 test-long *ARGS: build
     @if cargo nextest --version >/dev/null 2>&1; \
-    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::|^hub::/)' "$@"; \
-    else cargo test --locked --workspace "$@" -- --ignored --skip containers:: --skip hub::; fi
+    then cargo nextest run --locked --workspace --run-ignored only --no-tests pass -E 'not test(/^containers::|^units::|^hub::/)' "$@"; \
+    else cargo test --locked --workspace "$@" -- --ignored --skip containers:: --skip units:: --skip hub::; fi
 
 # The long series of faults with its table (docs/guarantees.md): two hours. --share 0.1 for a tenth, --part for some, --json for machines.
 [no-exit-message]
@@ -58,6 +60,10 @@ fuzz *ARGS:
 # The faces pipeline as containers, built from nothing: a quarter of an hour; needs root, podman and debootstrap.
 test-containers: build
     cargo test --locked -p causeway-tests --test integration -- --ignored --nocapture containers::
+
+# The pipeline as services of systemd, at two sites: boots a machine of its own for each; needs root and systemd.
+test-services: build
+    cargo test --locked -p causeway-tests --test integration -- --ignored --nocapture units::
 
 # What CI looks at before the tests: format, lints, documentation, spelling.
 check:

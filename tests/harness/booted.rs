@@ -23,9 +23,12 @@ mkdir "$ROOT/up" "$ROOT/work" "$ROOT/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$ROOT/up,workdir=$ROOT/work" "$ROOT/root"
 cd "$ROOT/root"
 mount -t proc proc proc
+# The kernel is that of the machine around: its settings are not for this one to change.
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
 mount -t tmpfs tmpfs run
 mount --rbind /dev dev
-mount -t sysfs sysfs sys
+mount -t sysfs -o ro sysfs sys
 if [ "$CGROUPS" = v2 ]; then
   mount -t cgroup2 cgroup2 sys/fs/cgroup
 else
@@ -57,9 +60,12 @@ pub struct Booted {
     /// systemd, as this machine numbers it.
     pid: u32,
     name: String,
-    cgroup: PathBuf,
+    _cgroup: Cgroup,
     _root: tempfile::TempDir,
 }
+
+/// Removed when it is dropped, once its processes are gone.
+struct Cgroup(PathBuf);
 
 impl Booted {
     /// Boots the units of the folder `units`, of the pipeline `name`, with these pictures.
@@ -72,11 +78,12 @@ impl Booted {
         let hierarchy = Path::new("/sys/fs/cgroup").join(if is_v2 { "" } else { "systemd" });
         let cgroup = hierarchy.join(format!("causeway-test-{}-{end:?}", std::process::id()));
         std::fs::create_dir_all(&cgroup).expect("a cgroup can be made");
+        let cgroup = Cgroup(cgroup);
         let variable = |wanted: &str| {
             tools.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()).expect("it is brought")
         };
         // In its own cgroup before it takes that for the root of all.
-        let joins = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.display());
+        let joins = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.0.display());
         let at_end = link.command(end, "unshare");
         let mut command = Command::new("sh");
         command.args(["-c", &joins, "sh"]).arg(at_end.get_program()).args(at_end.get_args());
@@ -99,7 +106,7 @@ impl Booted {
             (program.trim() == "systemd").then_some(pid)
         })
         .await;
-        let booted = Self { child, pid, name: name.into(), cgroup, _root: root };
+        let booted = Self { child, pid, name: name.into(), _cgroup: cgroup, _root: root };
         let target = booted.target();
         let is_up =
             async || booted.run(&["systemctl", "is-active", "--quiet", &target]).await.status.success().then_some(());
@@ -170,13 +177,18 @@ impl Drop for Booted {
             nix::sys::signal::Signal::SIGKILL,
         );
         let _ = self.child.start_kill();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
         for _ in 0..100 {
-            if remove(&self.cgroup) {
+            if remove(&self.0) {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        eprintln!("left behind: {}", self.cgroup.display());
+        eprintln!("left behind: {}", self.0.display());
     }
 }
 

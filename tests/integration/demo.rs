@@ -45,6 +45,28 @@ async fn a_second_demo_skips_what_has_its_outcomes_and_shows_the_whole_result() 
     assert!(!again.stderr.contains("skipped"), "{}", again.stderr);
 }
 
+#[tokio::test]
+async fn at_two_sites_it_says_what_crossed() {
+    let tools = Tools::find();
+    let home = tempfile::tempdir().expect("a folder");
+    let one = demo(&tools, &home.path().join("one"), &[]).await.json();
+    let two = demo(&tools, &home.path().join("two"), &["pipelines/faces-edge-cloud.toml"]).await.json();
+    for key in ["photos", "faces", "people", "clusters", "dead_letters"] {
+        assert_eq!(two[key], one[key], "{key}, as at one site");
+    }
+    assert_report_stands_alone(&two);
+    let crossed = two["crossed"].as_array().expect("what crossed");
+    let features = crossed.iter().find(|one| one["stream"] == "extract").expect("features");
+    assert_eq!(
+        (&features["from"], &features["to"], &features["messages"]),
+        (&"edge".into(), &"cloud".into(), &two["faces"])
+    );
+    let report = std::fs::read_to_string(two["report"].as_str().expect("a path")).expect("the report");
+    assert!(report.contains("what crossed") && report.contains("edge → cloud"));
+    // A feature is a hundredth of a picture.
+    assert!(features["bytes"].as_u64() < Some(2000 * two["faces"].as_u64().expect("a number")), "{features}");
+}
+
 /// The report is one file that loads nothing, and names who was recognised.
 fn assert_report_stands_alone(numbers: &Value) {
     let report = std::fs::read_to_string(numbers["report"].as_str().expect("a path")).expect("the report");

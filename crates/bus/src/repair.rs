@@ -9,7 +9,7 @@ use futures::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::bus::error_chain;
+use crate::bus::{RENEWED, error_chain};
 use crate::{Bus, BusError, Headers, names};
 
 /// A stored message with its headers as bytes, whatever those are.
@@ -45,7 +45,7 @@ impl Bus {
     /// Removes one message of a stream. `false`: it was not there.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
         let fail = |why: String| BusError::request(format!("remove message {sequence} of the stream {stream}"), why);
-        let ask = || async {
+        let remove = async {
             let handle = self.js.get_stream_no_info(stream).await.map_err(|error| fail(error_chain(&error)))?;
             match handle.delete_message(sequence).await {
                 Ok(done) => Ok(done),
@@ -55,7 +55,8 @@ impl Bus {
                 },
             }
         };
-        self.asked(ask).await
+        // Not asked twice: what has its place by then may be another message.
+        self.unless_renewed(remove).await.unwrap_or_else(|| Err(fail(RENEWED.into())))
     }
 
     /// Removes the dead letter at `sequence`, provided that it is the one of `stage` about the message `id`: a place may have

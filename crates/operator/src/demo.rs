@@ -61,23 +61,23 @@ async fn run(session: &mut Session, enrol: &Path, options: &RunOptions, json: bo
     session.say_readers();
     let stats = up::run(session, options).await?;
     let results = Results::read_all(&session.seen()).await?;
-    let report = report::write(session, &results).await?;
+    let report = report::write(session, &results, &stats.crossed()).await?;
     let sources = session.pipeline.stages.iter().filter(|stage| stage.is_source());
     let skipped: u64 = sources.map(|source| stats.total(&source.name, |beat| beat.skipped)).sum();
     if json && skipped > 0 {
         eprintln!("{} skipped: they already had an outcome (--again runs them anew)", count(skipped as usize, "photo"));
     }
-    if json { print_json(&results, &report) } else { print(&results, session, &stats, &report) }
+    if json { print_json(&results, &stats, &report) } else { print(&results, session, &stats, &report) }
 }
 
 fn print(results: &Results, session: &Session, stats: &RunStats, report: &Path) -> anyhow::Result<()> {
     Summary::new(results, &session.pipeline, stats, Some(report)).print(false)
 }
 
-fn print_json(results: &Results, report: &Path) -> anyhow::Result<()> {
+fn print_json(results: &Results, stats: &RunStats, report: &Path) -> anyhow::Result<()> {
     let Numbers { photos, faces, people, clusters, dead_letters, .. } = results.numbers();
     let report = report.to_str().context("cannot print the report's path: it is not UTF-8")?;
-    let object = serde_json::json!({
+    let mut object = serde_json::json!({
         "photos": photos,
         "faces": faces,
         "people": people,
@@ -85,6 +85,10 @@ fn print_json(results: &Results, report: &Path) -> anyhow::Result<()> {
         "dead_letters": dead_letters,
         "report": report,
     });
+    let crossed = stats.crossed();
+    if !crossed.is_empty() {
+        object["crossed"] = serde_json::to_value(crossed)?;
+    }
     Ok(print_line(object)?)
 }
 

@@ -141,14 +141,17 @@ fn compose(args: &ComposeArgs) -> anyhow::Result<ExitCode> {
     };
     let file = args.out.join("compose.yaml");
     let is_ours = file.exists();
-    write(&args.out, compose::MARK, &compose.files(&text)?)?;
     let (keys, (user, group)) = (args.out.join(compose::KEYS), compose::USER);
-    let is_given = deployed.copy_keys(&keys, Some(compose::USER), is_ours)?;
+    let copies = deployed.copies(&keys, is_ours)?;
+    write(&args.out, compose::MARK, &compose.files(&text)?)?;
+    let is_given = copies.write(Some(compose::USER))?;
     eprintln!("written to {}; next{}:", args.out.display(), of_site(&deployed));
-    if !is_given {
+    // A copy to another machine belongs to whoever copied it.
+    if deployed.keys.is_some() && (!is_given || deployed.pipeline.is_split()) {
+        let keys = keys.display();
         eprintln!(
-            "  sudo chown -R {user}:{group} {}      (with rootless Podman: podman unshare chown …; the containers' user reads them)",
-            keys.display()
+            "  sudo chown -R {user}:{group} {keys} && sudo chmod -R u=rwX,g=rX,o= {keys}      (the containers' user reads them; with \
+             rootless Podman: podman unshare chown …)"
         );
     }
     eprintln!(
@@ -196,6 +199,19 @@ fn inputs(deployed: &Deployed, given: Option<&Path>) -> anyhow::Result<Vec<(Stri
             ),
         };
         let password = options.password_file.as_deref().map(|file| base.join(file));
+        if pipeline.is_split() {
+            // The folder is for another machine.
+            let is_path = matches!(causeway_pipelines::Input::of(written), Ok(causeway_pipelines::Input::Path(_)));
+            let named = is_path.then_some(written).into_iter().chain(options.password_file.as_deref());
+            if let Some(path) = named.into_iter().find(|path| path.is_relative()) {
+                bail!(
+                    "cannot deploy [stage.{}]: {} is relative; name where it is on the machine of {}, from the root on",
+                    source.name,
+                    path.display(),
+                    pipeline.here
+                );
+            }
+        }
         let input = Input::of(written, within, password.as_deref());
         inputs.push((source.name.clone(), input.with_context(|| format!("cannot deploy [stage.{}]", source.name))?));
     }

@@ -101,11 +101,10 @@ fn check(file: &Pipeline, name: &str) -> anyhow::Result<()> {
 }
 
 /// Where everybody has a key of his own, a stage has one at the sites alone that the file names for it.
-fn check_keys(file: &Pipeline, name: &str, to: &[String]) -> anyhow::Result<()> {
-    let own = file.site(&file.here).and_then(|site| site.credentials.as_ref());
-    let Some(stage) = file.stage(name).filter(|_| own.is_some_and(|at| beside(file, at).is_dir())) else {
-        return Ok(());
-    };
+fn check_keys(file: &Pipeline, place: &PlaceArgs, name: &str, to: &[String]) -> anyhow::Result<()> {
+    let written = file.site(&file.here).and_then(|site| site.credentials.as_ref()).map(|at| beside(file, at));
+    let is_keyed = place.credentials.iter().chain(&written).any(|at| at.is_dir());
+    let Some(stage) = file.stage(name).filter(|_| is_keyed) else { return Ok(()) };
     if let Some(site) = to.iter().find(|site| !may_run_at(stage, site)) {
         bail!(
             "cannot move [stage.{name}] to {site}: it has no key there; say `may_move_to = [\"{site}\"]` in its table, and run \
@@ -157,7 +156,7 @@ async fn act(bus: &Bus, file: &Pipeline, args: &MoveArgs) -> anyhow::Result<Exit
     } else if to.is_empty() {
         return stays(args, &there, placement.epoch, &format!("{} is at {there} already", args.stage));
     }
-    check_keys(file, &args.stage, &to)?;
+    check_keys(file, &args.place, &args.stage, &to)?;
     check_state(&whole, &args.stage)?;
     let handover = whole.handover()?;
     if args.dry_run {

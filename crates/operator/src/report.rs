@@ -15,8 +15,9 @@ use causeway_schemas::{DeadLetter, Empty, Id, Meta};
 use crate::results::{Cluster, Face, Found, Numbers, Recognised, Results};
 use crate::session::Session;
 use crate::subject::Subject;
-use crate::terminal::{count, date_time};
+use crate::terminal::{bytes, count, date_time};
 use crate::thumbnails::{self, Thumbnails, Wanted};
+use crate::up::Crossed;
 
 /// Most faces that are shown: about 4 MB of thumbnails, which every browser opens.
 const MAX_FACES: usize = 500;
@@ -30,13 +31,13 @@ const STYLE: &str = include_str!("report.css");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 /// Writes the report of everything that is stored now; says where.
-pub(crate) async fn write(session: &Session, results: &Results) -> anyhow::Result<PathBuf> {
+pub(crate) async fn write(session: &Session, results: &Results, crossed: &[Crossed]) -> anyhow::Result<PathBuf> {
     let (pipeline, home) = (&session.pipeline, &session.home);
     let shown = shown(results);
     let wanted = shown.iter().map(|face| Wanted { id: face.id, root: face.meta.root, region: face.region.clone() });
     let thumbnails = thumbnails::cut(&session.seen(), wanted.collect()).await?;
     let shown = shown.iter().map(|face| face.id).collect();
-    let page = Page { pipeline, results, shown, thumbnails, subject: Subject::of(pipeline) }.page();
+    let page = Page { pipeline, results, shown, thumbnails, subject: Subject::of(pipeline), crossed }.page();
     let path = crate::session::absolute(&home.report())?;
     replace(&path, &page).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
@@ -64,14 +65,23 @@ struct Page<'a> {
     shown: HashSet<Id>,
     thumbnails: Thumbnails,
     subject: Subject,
+    /// What crossed between sites in the run that ends with this report.
+    crossed: &'a [Crossed],
 }
 
 impl Page<'_> {
     fn page(&self) -> String {
         let name = Text(&self.pipeline.name);
-        let sections =
-            [self.header(), "<main>".into(), self.picture(), self.people(), self.clusters(), self.no_cluster()]
-                .concat();
+        let sections = [
+            self.header(),
+            "<main>".into(),
+            self.picture(),
+            self.sites(),
+            self.people(),
+            self.clusters(),
+            self.no_cluster(),
+        ]
+        .concat();
         let rest = [self.empties(), self.dead_letters(), "</main>".into(), self.footer()].concat();
         format!(
             r#"<!DOCTYPE html>
@@ -127,6 +137,49 @@ impl Page<'_> {
         let svg = self.pipeline.to_svg(|stage| Some(self.on_link(stage).to_string()));
         format!(
             "<section aria-labelledby=\"pipeline\">\n<h2 id=\"pipeline\">What went where</h2>\n<p class=\"soft\">Each arrow carries the messages of one stage to the next; the number says how many led to the results below.</p>\n<div class=\"picture\" tabindex=\"0\" role=\"region\" aria-label=\"Picture of the pipeline\">\n{svg}</div>\n</section>\n"
+        )
+    }
+
+    /// Which stages are where, and what crossed between them.
+    fn sites(&self) -> String {
+        if !self.pipeline.is_split() {
+            return String::new();
+        }
+        let places = each(&self.pipeline.sites, |site| {
+            let stages: Vec<&str> = self
+                .pipeline
+                .stages
+                .iter()
+                .filter(|stage| stage.runs_at(&site.name))
+                .map(|stage| stage.name.as_str())
+                .collect();
+            let hub = if site.is_hub { " <span class=\"badge known\">hub</span>" } else { "" };
+            format!("<div><dt>{}{hub}</dt><dd>{}</dd></div>\n", Text(&site.name), Text(&stages.join(", ")))
+        });
+        let rows = each(self.crossed, |one| {
+            format!(
+                "<tr><td>{}</td><td>{} → {}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                Text(&one.stream),
+                Text(&one.from),
+                Text(&one.to),
+                one.messages,
+                bytes(one.bytes),
+                bytes(one.bytes / one.messages.max(1))
+            )
+        });
+        let crossed = if rows.is_empty() {
+            "<p>Nothing crossed in this run.</p>\n".into()
+        } else {
+            format!(
+                "<div class=\"table\" tabindex=\"0\" role=\"region\" aria-label=\"What crossed\">\n<table>\n<thead><tr><th>Messages of</th><th>Way</th><th>Messages</th><th>Bytes</th><th>Each</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
+            )
+        };
+        let about = "<p class=\"soft\">What a stage at the other site takes crosses, and so do outcomes, to the hub and back to where they were captured. Bytes are those of the last run, with headers.</p>\n";
+        section(
+            "sites",
+            "Where it ran, and what crossed",
+            about,
+            &format!("<dl class=\"sites\">\n{places}</dl>\n{crossed}"),
         )
     }
 
@@ -407,7 +460,7 @@ mod tests {
         let shown: Vec<_> = shown(results);
         let thumbnails = shown.iter().take(1).map(|face| (face.id, "data:image/jpeg;base64,AAAA".into())).collect();
         let shown = shown.iter().map(|face| face.id).collect();
-        Page { pipeline: &pipeline, results, shown, thumbnails, subject: Subject::of(&pipeline) }.page()
+        Page { pipeline: &pipeline, results, shown, thumbnails, subject: Subject::of(&pipeline), crossed: &[] }.page()
     }
 
     #[test]
@@ -441,7 +494,8 @@ mod tests {
         told.dead("text.jpg", "camera");
         let pipeline = pipeline();
         let (shown, thumbnails) = (HashSet::new(), Thumbnails::new());
-        let page = Page { pipeline: &pipeline, results: &told.results, shown, thumbnails, subject: Subject::Faces };
+        let (subject, crossed) = (Subject::Faces, &[][..]);
+        let page = Page { pipeline: &pipeline, results: &told.results, shown, thumbnails, subject, crossed };
         let counts: Vec<usize> = pipeline.stages.iter().map(|stage| page.on_link(&stage.name)).collect();
         // Three photos reached `find`; three faces went on, to both that take them.
         assert_eq!(counts, [3, 3, 3, 3, 3]);
@@ -457,7 +511,7 @@ mod tests {
         let pipeline = pipeline();
         let shown = HashSet::from([founder]);
         let (results, thumbnails, subject) = (&told.results, Thumbnails::new(), Subject::Faces);
-        let few = Page { pipeline: &pipeline, results, shown, thumbnails, subject }.page();
+        let few = Page { pipeline: &pipeline, results, shown, thumbnails, subject, crossed: &[] }.page();
         assert!(few.contains("and 1 face that this page has no room for"), "{few}");
         assert!(few.contains("1 more are stored"));
     }

@@ -12,7 +12,7 @@ use crate::cli::colours;
 use crate::results::{Numbers, Results};
 use crate::subject::Subject;
 use crate::terminal::{bytes, count, one_line, print, print_line, table};
-use crate::up::RunStats;
+use crate::up::{Crossed, RunStats};
 
 /// Names that are written out; the report has all of them.
 const MAX_NAMES: usize = 20;
@@ -34,6 +34,9 @@ pub(crate) struct Summary<'a> {
     unreadable: usize,
     run: RunSummary,
     stages: Vec<StageSummary<'a>>,
+    /// What crossed between sites in this run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    crossed: Vec<Crossed>,
     report: Option<&'a Path>,
     /// The pipeline file, for the command that shows dead letters.
     #[serde(skip)]
@@ -82,6 +85,7 @@ impl<'a> Summary<'a> {
             unreadable: results.unreadable,
             run: RunSummary::new(pipeline, stats),
             stages: pipeline.stages.iter().map(|stage| StageSummary::new(stage, stats)).collect(),
+            crossed: stats.crossed(),
             report,
             file: &pipeline.file,
             subject: Subject::of(pipeline),
@@ -123,7 +127,8 @@ impl<'a> Summary<'a> {
     fn text(&self, coloured: bool) -> String {
         let report = self.report.map(|report| one_line(&report.display().to_string(), MAX_LINE));
         let report = report.map_or(String::new(), |report| format!("\nreport: {report}\n"));
-        format!("{}\n{}{report}", self.results_table(coloured), self.stages_table())
+        let crossed = if self.crossed.is_empty() { String::new() } else { format!("\n{}", self.crossed_table()) };
+        format!("{}\n{}{crossed}{report}", self.results_table(coloured), self.stages_table())
     }
 
     /// What, how many, and more about it; as wide as the terminal.
@@ -211,6 +216,17 @@ impl<'a> Summary<'a> {
     }
 }
 
+impl Summary<'_> {
+    fn crossed_table(&self) -> String {
+        let rows = self.crossed.iter().map(|one| {
+            let way = format!("{} -> {}", one.from, one.to);
+            let each = bytes(one.bytes / one.messages.max(1));
+            vec![one.stream.clone(), way, one.messages.to_string(), bytes(one.bytes), each]
+        });
+        table(&["CROSSED", "WAY", "MESSAGES", "BYTES", "EACH"], &[2, 3, 4], rows.collect())
+    }
+}
+
 impl RunSummary {
     fn new(pipeline: &Pipeline, stats: &RunStats) -> Self {
         let sum = |stages: &mut dyn Iterator<Item = &StageSpec>, count: fn(&causeway_stage::Heartbeat) -> u64| {
@@ -260,6 +276,7 @@ mod tests {
                 StageSummary { stage: "capture", handled: 9, ms: Some(1.25), rss: 12 << 20, restarts: 0 },
                 StageSummary { stage: "cluster", handled: 0, ms: None, rss: 8 << 20, restarts: 2 },
             ],
+            crossed: Vec::new(),
             report: Some(Path::new("r.html")),
             file: Path::new("f.toml"),
             subject: Subject::Faces,
@@ -299,6 +316,18 @@ cluster        0        –   8.4 MB         2
 report: r.html
 "
         );
+    }
+
+    #[test]
+    fn what_crossed_is_told_where_there_are_sites() {
+        let mut summary = summary(9, 0);
+        let [stream, from, to] = ["extract", "edge", "cloud"].map(ToOwned::to_owned);
+        summary.crossed = vec![Crossed { stream, from, to, messages: 11, bytes: 15_400 }];
+        let text = summary.text(false);
+        let told =
+            "CROSSED  WAY            MESSAGES    BYTES    EACH\nextract  edge -> cloud        11  15.4 kB  1.4 kB\n";
+        assert!(text.contains(told), "{text}");
+        assert_eq!(summary.object().unwrap()["crossed"][0]["bytes"], 15_400);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `causeway up`: the stages of a pipeline, watched until they are drained or told to stop.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::{Input, Phase, Pipeline, StageSpec};
+use causeway_pipelines::{Input, Phase, Pipeline, RELAY, StageSpec};
 use causeway_stage::{Heartbeat, Placed, is_placed_anew};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::agent;
@@ -48,6 +49,18 @@ pub(crate) struct RunStats {
     pub(crate) restarts: HashMap<String, u32>,
 }
 
+/// What crossed from a site to another in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Crossed {
+    /// The stage whose messages they are.
+    pub(crate) stream: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) messages: u64,
+    /// With headers and what was sent twice.
+    pub(crate) bytes: u64,
+}
+
 impl RunStats {
     /// What the replicas of a stage counted together.
     pub(crate) fn total(&self, stage: &str, count: impl Fn(&Heartbeat) -> u64) -> u64 {
@@ -62,6 +75,21 @@ impl RunStats {
     /// Resident memory of a stage's largest replica, bytes.
     pub(crate) fn rss(&self, stage: &str) -> u64 {
         self.of(stage).map(|beat| beat.rss).max().unwrap_or(0)
+    }
+
+    /// What crossed between sites.
+    pub(crate) fn crossed(&self) -> Vec<Crossed> {
+        let mut crossed: BTreeMap<(&str, &str, &str), (u64, u64)> = BTreeMap::new();
+        for one in self.of(RELAY).flat_map(|beat| &beat.carrying) {
+            let (messages, bytes) = crossed.entry((&one.from, &one.to, &one.stream)).or_default();
+            (*messages, *bytes) = (*messages + one.messages, *bytes + one.bytes);
+        }
+        let crossed = crossed.into_iter().filter(|(_, (messages, _))| *messages > 0);
+        let told = crossed.map(|((from, to, stream), (messages, bytes))| {
+            let [from, to, stream] = [from, to, stream].map(ToOwned::to_owned);
+            Crossed { stream, from, to, messages, bytes }
+        });
+        told.collect()
     }
 
     /// How often a stage was started again.

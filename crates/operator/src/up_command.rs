@@ -51,7 +51,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let result: anyhow::Result<bool> = async {
         let stats = up::run(&mut session, &options).await?;
         let results = Results::read_all(&session.seen()).await?;
-        let report = report::write(&session, &results).await?;
+        let report = report::write(&session, &results, &stats.crossed()).await?;
         Summary::new(&results, &session.pipeline, &stats, Some(&report)).print(args.json)?;
         Ok(args.until_drained && stats.interrupted)
     }

@@ -101,6 +101,10 @@ async fn live<F: Fold>(env: Arc<Env>) -> anyhow::Result<()> {
             writer.handle(first).await?;
         }
         for held in again {
+            // Told to stop, it may have a state whose last changes are not stored.
+            if env.stop.is_cancelled() {
+                break;
+            }
             writer.handle_again(held).await?;
         }
     }

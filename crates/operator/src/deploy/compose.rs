@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use causeway_bus::is_local;
 use causeway_bus::server::{MEMORY, MEMORY_LIMIT};
 use causeway_pipelines::{Input as Named, Pipeline, RELAY, StageSpec};
 
@@ -143,10 +144,15 @@ impl Compose<'_> {
                 stage.name
             );
         }
+        if let Broker::Elsewhere(address) = &self.site.broker
+            && address.split(',').any(is_local)
+        {
+            bail!("cannot deploy {}: its containers do not reach {address}, which is of the machine", pipeline.here);
+        }
         let file = format!("{}.toml", pipeline.name);
         let written = pipeline.file.display();
         let mut files = vec![("compose.yaml".into(), self.compose(pipeline, &file))];
-        if self.has_broker() {
+        if self.site.has_broker() {
             let config = Config {
                 mark: MARK,
                 name: &pipeline.here,
@@ -161,10 +167,6 @@ impl Compose<'_> {
         }
         files.push((file, format!("{MARK} from {written}: change that, and write anew.\n{text}")));
         Ok(files)
-    }
-
-    fn has_broker(&self) -> bool {
-        matches!(self.site.broker, Broker::Beside(_))
     }
 
     fn is_keyed(&self) -> bool {
@@ -182,7 +184,7 @@ impl Compose<'_> {
         line(yaml, 0, format_args!("name: {}", quote(&project)));
         yaml.push_str(&self.alike(file));
         line(yaml, 0, "services:");
-        if self.has_broker() {
+        if self.site.has_broker() {
             self.broker(yaml, &pipeline.here);
         }
         self.apply(yaml, file);
@@ -193,7 +195,7 @@ impl Compose<'_> {
         for stage in self.site.stages() {
             self.stage(yaml, stage, file);
         }
-        if self.has_broker() {
+        if self.site.has_broker() {
             yaml.push_str(
                 "\nvolumes:\n  # What the broker stores: messages on their way, results, who is enrolled.\n  store:\n",
             );
@@ -225,10 +227,14 @@ impl Compose<'_> {
         }
         line(yaml, 3, "- \"store:/data\"");
         let mut ports = Vec::new();
-        if let Broker::Beside(Some(port)) = self.site.broker {
-            ports.push(format!("{port}:{PORT}"));
-        }
-        ports.extend(self.publish.map(|port| format!("127.0.0.1:{port}:{PORT}")));
+        let open = match self.site.broker {
+            Broker::Beside { port, is_dialled: true } => Some(port),
+            _ => None,
+        };
+        ports.extend(open.map(|port| format!("{port}:{PORT}")));
+        // Where it is open at that port, it is so on this machine too.
+        let publish = self.publish.filter(|port| Some(*port) != open);
+        ports.extend(publish.map(|port| format!("127.0.0.1:{port}:{PORT}")));
         if !ports.is_empty() {
             let ports: Vec<String> = ports.iter().map(|port| quote(port)).collect();
             line(yaml, 2, format_args!("ports: [{}]", ports.join(", ")));
@@ -347,7 +353,7 @@ impl Compose<'_> {
         let file = quote(&format!("{PIPELINE_DIR}/{file}"));
         let address = match &self.site.broker {
             Broker::Elsewhere(address) => address.as_str(),
-            Broker::Beside(_) => {
+            Broker::Beside { .. } => {
                 let scheme = if self.is_keyed() { "tls" } else { "nats" };
                 &format!("{scheme}://{IN_CONTAINERS}:{PORT}")
             }

@@ -9,7 +9,7 @@ use causeway_bus::{host_of, is_local};
 use causeway_pipelines::Pipeline;
 use serde_json::json;
 
-use super::site::{PORT, copy, keys_of, port_of, site_of};
+use super::site::{Copies, PORT, keys_of, port_of, site_of};
 use crate::cli::PipelineArgs;
 use crate::keys::{CA, SERVER};
 use crate::rights::accounts_here;
@@ -94,9 +94,10 @@ pub(super) fn write(args: &NatsArgs) -> anyhow::Result<Vec<String>> {
     };
     // What lies beside a configuration of ours is ours.
     let is_ours = configs.iter().any(|(name, _)| args.out.join(name).exists());
+    let names = SERVER.into_iter().chain([CA]).map(ToOwned::to_owned).collect();
+    let copies = Copies::new(&keys, names, &args.out, is_ours)?;
     super::write(&args.out, MARK, &configs)?;
-    let names: Vec<String> = SERVER.into_iter().chain([CA]).map(ToOwned::to_owned).collect();
-    copy(&keys, &names, &args.out, None, is_ours)?;
+    copies.write(None)?;
     Ok(configs.into_iter().map(|(name, _)| name).collect())
 }
 

@@ -1,13 +1,15 @@
 //! A site as it is deployed: what runs there, whose keys go with it, and where its broker is.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use causeway_bus::is_local;
-use causeway_pipelines::{Pipeline, RELAY, StageSpec};
+use causeway_pipelines::{CaptureOptions, Pipeline, RELAY, StageSpec};
 
 use crate::cli::{PipelineArgs, beside};
+use crate::input::has_password;
 use crate::keys::{CA, SERVER};
 use crate::rights::{AGENT, may_run_at};
 
@@ -39,8 +41,8 @@ pub(super) struct Deployed {
 /// Where the broker of a site is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Broker {
-    /// Beside the stages; with the port that other machines dial, if they do.
-    Beside(Option<u16>),
+    /// Beside the stages, at this port of the machine; whether other machines dial it.
+    Beside { port: u16, is_dialled: bool },
     /// At this address, and nothing of this deployment.
     Elsewhere(String),
 }
@@ -65,12 +67,15 @@ pub(super) fn site_of(pipeline: Pipeline, named: Option<&str>) -> anyhow::Result
 
 /// The folder of keys of the site that a pipeline is seen from, if there is one.
 pub(super) fn keys_of(pipeline: &Pipeline, given: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
-    if let Some(given) = given {
-        ensure!(given.is_dir(), "cannot read {} as a folder of keys: `causeway keys` makes them", given.display());
-        return Ok(Some(given.to_owned()));
-    }
-    let written = pipeline.site(&pipeline.here).and_then(|site| site.credentials.as_ref());
-    Ok(written.map(|at| beside(pipeline, at)).filter(|at| at.is_dir()))
+    let written = || pipeline.site(&pipeline.here)?.credentials.as_ref().map(|at| beside(pipeline, at));
+    let Some(folder) = given.map(Path::to_owned).or_else(written) else { return Ok(None) };
+    ensure!(
+        folder.is_dir(),
+        "cannot read {} as the folder of keys of {}: `causeway keys` makes it",
+        folder.display(),
+        pipeline.here
+    );
+    Ok(Some(folder))
 }
 
 impl Deployed {
@@ -88,7 +93,10 @@ impl Deployed {
             "cannot deploy {here} without keys, since what crosses between sites is for those who may read it: make them with \
              `causeway keys`, and name their folder as [site.{here}] credentials or with --keys"
         );
-        let address = pipeline.site(&here).and_then(|site| site.address.clone());
+        check_secrets(&pipeline)?;
+        let address = pipeline.site(&here).and_then(|site| site.address.as_deref());
+        // Several, as a person writes them.
+        let address = address.map(|address| address.split(',').map(str::trim).collect::<Vec<_>>().join(","));
         let broker = match address {
             Some(address) if no_nats || address.contains(',') => Broker::Elsewhere(address),
             None if no_nats => {
@@ -96,9 +104,14 @@ impl Deployed {
                     "cannot tell where the server of {here} is: write it as [site.{here}] address, or leave --no-nats"
                 )
             }
-            Some(address) if !is_local(&address) => Broker::Beside(Some(port_of(&address))),
-            _ => Broker::Beside(None),
+            Some(address) => Broker::Beside { port: port_of(&address), is_dialled: !is_local(&address) },
+            None => Broker::Beside { port: PORT, is_dialled: false },
         };
+        ensure!(
+            keys.is_some() || !matches!(broker, Broker::Beside { is_dialled: true, .. }),
+            "cannot open a server at the address of {here} to everybody: make keys with `causeway keys` and name their folder as \
+             [site.{here}] credentials or with --keys; where the server there is somebody else's, say --no-nats"
+        );
         let deployed = Self { pipeline, keys, broker };
         if deployed.has_relay() {
             let hub = deployed.pipeline.hub();
@@ -133,47 +146,100 @@ impl Deployed {
         let relay = self.has_relay().then_some(RELAY);
         let stages = self.stages().map(|stage| stage.name.as_str());
         let keys = stages.chain([AGENT]).chain(relay).map(key_file);
-        let server = SERVER.iter().filter(|_| matches!(self.broker, Broker::Beside(_))).map(|name| (*name).to_owned());
+        let server = SERVER.iter().filter(|_| self.has_broker()).map(|name| (*name).to_owned());
         keys.chain([CA.to_owned()]).chain(server).collect()
     }
 
-    /// Copies into `to` what goes with it of the folder of keys; see `copy`.
-    pub(super) fn copy_keys(&self, to: &Path, owner: Option<(u32, u32)>, is_ours: bool) -> anyhow::Result<bool> {
-        let Some(folder) = &self.keys else { return Ok(true) };
-        copy(folder, &self.key_files(), to, owner, is_ours)
+    /// Whether its broker is deployed with it.
+    pub(super) fn has_broker(&self) -> bool {
+        matches!(self.broker, Broker::Beside { .. })
+    }
+
+    /// What is copied into `to` of the folder of keys.
+    pub(super) fn copies(&self, to: &Path, is_ours: bool) -> anyhow::Result<Copies> {
+        match &self.keys {
+            Some(folder) => Copies::new(folder, self.key_files(), to, is_ours),
+            None => Ok(Copies::default()),
+        }
     }
 }
 
-/// Copies files of a folder of keys, for `owner` (user and group) to read and for nobody else; for whoever runs this where none is named.
-/// `is_ours`: what is there was written by us. `false`: the copies belong to whoever runs this, since only root may give them to another.
-pub(super) fn copy(
-    folder: &Path,
-    names: &[String],
-    to: &Path,
-    owner: Option<(u32, u32)>,
-    is_ours: bool,
-) -> anyhow::Result<bool> {
-    if let Some(there) = names.iter().map(|name| to.join(name)).find(|there| there.exists() && !is_ours) {
-        bail!(
-            "cannot write {}: it is there, and not written by `causeway deploy`; choose another --out, a folder of its own",
-            there.display()
-        );
+/// What of a folder of keys is copied, once it is known that it may be.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    from: PathBuf,
+    to: PathBuf,
+    names: Vec<String>,
+}
+
+impl Copies {
+    /// `is_ours`: what is there was written by us.
+    pub(super) fn new(from: &Path, names: Vec<String>, to: &Path, is_ours: bool) -> anyhow::Result<Self> {
+        let is_same = to.canonicalize().is_ok_and(|to| from.canonicalize().is_ok_and(|from| from == to));
+        let there = names.iter().map(|name| to.join(name)).find(|there| there.exists() && !is_ours);
+        if let Some(there) = there.or_else(|| is_same.then(|| to.to_owned())) {
+            bail!(
+                "cannot write {}: it is there, and not written by `causeway deploy`; choose another --out, a folder of its own",
+                there.display()
+            );
+        }
+        Ok(Self { from: from.to_owned(), to: to.to_owned(), names })
     }
-    std::fs::create_dir_all(to).with_context(|| format!("cannot make the folder {}", to.display()))?;
-    let give = |at: &Path, mode: u32| -> std::io::Result<bool> {
-        let Some((user, group)) = owner else { return Ok(true) };
-        let is_given = std::os::unix::fs::chown(at, Some(user), Some(group)).is_ok();
-        std::fs::set_permissions(at, PermissionsExt::from_mode(mode))?;
+
+    /// Copies them, each for its owner alone. With an `owner` (user and group), for that one, and for members of that group, to read: only
+    /// root may give files away, and `false` says that they are still whose they were.
+    pub(super) fn write(&self, owner: Option<(u32, u32)>) -> anyhow::Result<bool> {
+        if self.names.is_empty() {
+            return Ok(true);
+        }
+        let Self { from, to, names } = self;
+        let give = |at: &Path, mode: u32| -> std::io::Result<bool> {
+            let Some((user, group)) = owner else { return Ok(true) };
+            if std::os::unix::fs::chown(at, Some(user), Some(group)).is_err() {
+                return Ok(false);
+            }
+            std::fs::set_permissions(at, Permissions::from_mode(mode))?;
+            Ok(true)
+        };
+        if !to.is_dir() {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(OWN).create(to);
+            made.with_context(|| format!("cannot make the folder {}", to.display()))?;
+        }
+        let mut is_given = give(to, FOLDER).with_context(|| format!("cannot open the folder {}", to.display()))?;
+        for name in names {
+            let (from, to) = (from.join(name), to.join(name));
+            // With its mode: a secret is for its owner alone from the first byte on.
+            let copied = std::fs::copy(&from, &to).and_then(|_| give(&to, KEY));
+            is_given &= copied.with_context(|| {
+                format!(
+                    "cannot copy {} to {} (where that belongs to the containers' user: as root, or remove the folder first)",
+                    from.display(),
+                    to.display()
+                )
+            })?;
+        }
         Ok(is_given)
-    };
-    let mut is_given = give(to, FOLDER).with_context(|| format!("cannot close the folder {}", to.display()))?;
-    for name in names {
-        let (from, to) = (folder.join(name), to.join(name));
-        // With its mode: a secret is for its owner alone from the first byte on.
-        let copied = std::fs::copy(&from, &to).and_then(|_| give(&to, KEY));
-        is_given &= copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
-    Ok(is_given)
+}
+
+/// What is copied to a machine holds no password of the pipeline file's.
+fn check_secrets(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let file = pipeline.file.display();
+    let has = |address: &str| address.split(',').any(|one| has_password(one.trim()));
+    if let Some(site) = pipeline.sites.iter().find(|site| site.address.as_deref().is_some_and(has)) {
+        bail!("cannot copy {file}: the address of [site.{}] has a password; make keys with `causeway keys`", site.name);
+    }
+    for stage in pipeline.stages.iter().filter(|stage| stage.uses == "capture") {
+        let input = stage.options::<CaptureOptions>().map_err(anyhow::Error::msg)?.input;
+        if input.is_some_and(|input| has_password(&input.to_string_lossy())) {
+            bail!(
+                "cannot copy {file}: the input of [stage.{}] has a password; write ${{CAMERA_PASSWORD}} in its place, and set that \
+                 variable where the stage is started",
+                stage.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The file of a key.
@@ -184,6 +250,8 @@ pub(super) fn key_file(name: &str) -> String {
 /// Who may read a copy that was given to another: that one, and the group of those who read it as somebody else.
 const KEY: u32 = 0o640;
 const FOLDER: u32 = 0o750;
+/// For its owner alone.
+const OWN: u32 = 0o700;
 
 /// The port of an address that others dial.
 pub(super) fn port_of(address: &str) -> u16 {
@@ -192,3 +260,52 @@ pub(super) fn port_of(address: &str) -> u16 {
 
 /// The port of NATS.
 pub(super) const PORT: u16 = 4222;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(dir: &Path, sites: &str) -> Pipeline {
+        let file = dir.join("door.toml");
+        std::fs::write(&file, format!("pipeline = \"door\"\n{sites}[stage.capture]\ninput = \"/photos\"\n")).unwrap();
+        Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn a_server_is_not_opened_to_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |sites: &str, no_nats| {
+            Deployed::of(pipeline(dir.path(), sites), None, None, no_nats).map_err(|error| error.to_string())
+        };
+        let dialled = "[site.box]\naddress = \"nats://10.0.0.5:4300\"\n";
+        assert!(of(dialled, false).err().unwrap().contains("to everybody"));
+        assert_eq!(of(dialled, true).unwrap().broker, Broker::Elsewhere("nats://10.0.0.5:4300".into()));
+        let own = of("[site.box]\naddress = \"nats://127.0.0.1:4300\"\n", false).unwrap().broker;
+        assert_eq!(own, Broker::Beside { port: 4300, is_dialled: false });
+        let error = of("[site.box]\ncredentials = \"keys/bx\"\n", false).err().unwrap();
+        assert!(
+            error.contains("keys/bx as the folder of keys"),
+            "a folder that is not there is no folder too few: {error}"
+        );
+        let error = of("[site.box]\naddress = \"nats://me:s3cret@10.0.0.5\"\n", true).err().unwrap();
+        assert!(error.contains("[site.box] has a password") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_copied_over_our_own_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("keys"), dir.path().join("out"));
+        std::fs::create_dir(&from).unwrap();
+        std::fs::write(from.join("a.nk"), "seed").unwrap();
+        std::fs::set_permissions(from.join("a.nk"), Permissions::from_mode(0o600)).unwrap();
+        let names = || vec!["a.nk".to_owned()];
+        for is_ours in [false, true] {
+            assert!(Copies::new(&from, names(), &from, is_ours).is_err(), "onto themselves they would be empty");
+            Copies::new(&from, names(), &to, is_ours).unwrap().write(None).unwrap();
+            let mode = |at: &Path| at.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&to), mode(&to.join("a.nk"))), (0o700, 0o600));
+        }
+        assert!(Copies::new(&from, names(), &to, false).unwrap_err().to_string().contains("out/a.nk: it is there"));
+        assert_eq!(std::fs::read_to_string(from.join("a.nk")).unwrap(), "seed");
+    }
+}

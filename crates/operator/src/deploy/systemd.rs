@@ -1,7 +1,7 @@
 //! systemd units: every stage of a site a service of its machine.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
@@ -10,7 +10,7 @@ use causeway_pipelines::{CaptureOptions, Input, RELAY, StageSpec};
 use causeway_stage::{EXIT_PIPELINE, EXIT_UNFIT};
 
 use super::nats::Config;
-use super::site::{Broker, Deployed, PORT, SiteArgs, key_file};
+use super::site::{Broker, Deployed, SiteArgs, key_file};
 use super::text_of;
 use crate::input::has_password;
 use crate::keys::{CA, SERVER};
@@ -35,9 +35,11 @@ Examples:
   causeway keys faces.toml --out keys
   causeway deploy systemd faces.toml --site edge --out edge --input /srv/photos
   scp -r edge box:                                   the folder belongs to that machine
-  sudo cp -r edge /etc/causeway/faces                there: where the units look for it
+  sudo mkdir -p /etc/causeway/faces                  there: where the units look for it
+  sudo cp -r edge/. /etc/causeway/faces/
   sudo cp edge/*.service edge/*.target /etc/systemd/system/
-  sudo systemctl daemon-reload && sudo systemctl enable --now causeway-faces.target
+  sudo systemctl daemon-reload && sudo systemctl enable causeway-faces.target
+  sudo systemctl restart causeway-faces.target       the same again after another `deploy`
 
 Writes units, nats-server.conf, a copy of the pipeline file and the keys of who runs there into DIR, and over them when it
 is run again; a file there that it did not write, it leaves alone and says so. Each service runs as a user of its own that systemd makes
@@ -74,27 +76,41 @@ pub(super) fn run(args: &SystemdArgs) -> anyhow::Result<ExitCode> {
     let name = deployed.pipeline.name.clone();
     let at = args.at.clone().unwrap_or_else(|| Path::new("/etc/causeway").join(&name));
     for (what, path) in [("--at", &at), ("--bin", &args.bin), ("--models", &args.models)] {
-        let text = path.to_str().unwrap_or_default();
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-        ensure!(
-            path.is_absolute() && text.chars().all(is_plain),
-            "cannot write {} into units ({what}): name an absolute path without spaces and signs",
-            path.display()
-        );
+        check_plain(what, path)?;
     }
     let inputs = inputs(&deployed, args.input.as_deref(), &at)?;
     let units =
         Units { site: &deployed, set: &args.site.pipeline.set, inputs, at: &at, bin: &args.bin, models: &args.models };
     let target = args.out.join(units.target());
     let is_ours = target.exists();
+    let copies = deployed.copies(&args.out.join(KEYS), is_ours)?;
     super::write(&args.out, MARK, &units.files(&text)?)?;
-    deployed.copy_keys(&args.out.join(KEYS), None, is_ours)?;
+    copies.write(None)?;
     let out = args.out.display();
     eprintln!("written to {out}; next{}, where the programs are in {}:", super::of_site(&deployed), args.bin.display());
     eprintln!("  sudo mkdir -p {0} && sudo cp -r {out}/. {0}/", at.display());
     eprintln!("  sudo cp {out}/*.service {out}/*.target /etc/systemd/system/");
-    eprintln!("  sudo systemctl daemon-reload && sudo systemctl enable --now {}", units.target());
+    if let Some(file) = units.inputs.iter().find_map(|source| source.password_file.as_ref()) {
+        eprintln!("  put the camera's password into {}", file.display());
+    }
+    if units.inputs.iter().any(|source| source.has_variables) {
+        eprintln!("  put the variables of the input's address into {}", at.join("env").display());
+    }
+    let target = units.target();
+    eprintln!("  sudo systemctl daemon-reload && sudo systemctl enable {target} && sudo systemctl restart {target}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a path can stand in a unit as it is.
+fn check_plain(what: &str, path: &Path) -> anyhow::Result<()> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    let is_straight = path.components().all(|part| !matches!(part, Component::ParentDir));
+    ensure!(
+        path.is_absolute() && is_straight && path.to_str().is_some_and(|text| text.chars().all(is_plain)),
+        "cannot write {} into units ({what}): name an absolute path without spaces, signs and `..`",
+        path.display()
+    );
+    Ok(())
 }
 
 /// What a source reads on its machine.
@@ -141,6 +157,9 @@ fn inputs(deployed: &Deployed, given: Option<&str>, at: &Path) -> anyhow::Result
         }
         // Relative to the pipeline file, whose copy is there.
         let password_file = options.password_file.as_deref().map(|file| at.join(file));
+        if let Some(file) = &password_file {
+            check_plain("its password_file", file)?;
+        }
         let input = input.to_str().context("the path of its input is not UTF-8")?.to_owned();
         Ok(Source { stage: stage.name.clone(), input, device, has_variables, password_file })
     };
@@ -181,10 +200,6 @@ impl Units<'_> {
         format!("causeway-{}.target", self.site.pipeline.name)
     }
 
-    fn has_broker(&self) -> bool {
-        matches!(self.site.broker, Broker::Beside(_))
-    }
-
     fn is_keyed(&self) -> bool {
         self.site.keys.is_some()
     }
@@ -200,7 +215,7 @@ impl Units<'_> {
             );
         }
         let mut services = Vec::new();
-        services.extend(self.has_broker().then(|| self.broker()));
+        services.extend(self.site.has_broker().then(|| self.broker()));
         services.extend([self.operator(APPLY), self.operator(AGENT)]);
         services.extend(self.site.has_relay().then(|| self.relay()));
         services.extend(self.site.stages().map(|stage| self.stage(stage)));
@@ -208,7 +223,7 @@ impl Units<'_> {
             services.iter().map(|service| (self.unit(&service.name), self.service(service))).collect();
         let units: Vec<String> = services.iter().map(|service| self.unit(&service.name)).collect();
         files.push((self.target(), self.all(&units)));
-        if self.has_broker() {
+        if self.site.has_broker() {
             files.push((NATS_CONF.into(), self.configuration()?));
         }
         let written = pipeline.file.display();
@@ -222,8 +237,9 @@ impl Units<'_> {
     fn configuration(&self) -> anyhow::Result<String> {
         let pipeline = &self.site.pipeline;
         let listen = match self.site.broker {
-            Broker::Beside(Some(port)) => ([0, 0, 0, 0], port).into(),
-            _ => ([127, 0, 0, 1], PORT).into(),
+            Broker::Beside { port, is_dialled: true } => ([0, 0, 0, 0], port).into(),
+            Broker::Beside { port, .. } => ([127, 0, 0, 1], port).into(),
+            Broker::Elsewhere(_) => bail!("its server is elsewhere"),
         };
         let config = Config {
             mark: MARK,
@@ -242,9 +258,9 @@ impl Units<'_> {
     fn address(&self) -> String {
         match &self.site.broker {
             Broker::Elsewhere(address) => address.clone(),
-            Broker::Beside(Some(port)) if self.is_keyed() => format!("tls://127.0.0.1:{port}"),
-            Broker::Beside(Some(port)) => format!("nats://127.0.0.1:{port}"),
-            Broker::Beside(None) => format!("nats://127.0.0.1:{PORT}"),
+            // Off loopback there is TLS, for everybody.
+            Broker::Beside { port, is_dialled: true } => format!("tls://127.0.0.1:{port}"),
+            Broker::Beside { port, .. } => format!("nats://127.0.0.1:{port}"),
         }
     }
 
@@ -257,7 +273,7 @@ impl Units<'_> {
             ("CAUSEWAY_MODELS", self.models.display().to_string()),
         ];
         if self.is_keyed() {
-            environment.push(("CAUSEWAY_CREDENTIALS", "%d".into()));
+            environment.push(("CAUSEWAY_CREDENTIALS", LOADED.into()));
         }
         if pipeline.is_split() {
             environment.push(("CAUSEWAY_SITE", pipeline.here.clone()));
@@ -270,7 +286,7 @@ impl Units<'_> {
         let mut more = vec![
             format!("StateDirectory={state}"),
             "StateDirectoryMode=0700".into(),
-            // Other keys, another certificate.
+            // Other keys of others; another certificate is read at a start.
             "ExecReload=/bin/kill -HUP $MAINPID".into(),
             "Restart=always".into(),
             "LimitNOFILE=65536".into(),
@@ -294,7 +310,8 @@ impl Units<'_> {
         let mut arguments = vec![name.to_owned()];
         let (about, more) = if name == APPLY {
             arguments.extend(["--wait".into(), WAIT_S.to_string()]);
-            let more = vec!["Type=oneshot".into(), "RemainAfterExit=yes".into(), "Restart=on-failure".into()];
+            let mut more = vec!["Type=oneshot".into(), "RemainAfterExit=yes".into()];
+            more.extend(Self::lasting("on-failure"));
             ("makes the streams, durables and tables, then ends", more)
         } else {
             ("keeps the site: purges what has all its outcomes, sees to moves", Self::lasting("always"))
@@ -386,7 +403,7 @@ impl Units<'_> {
         line(&mut text, &format!("PartOf={}", self.target()));
         if service.name == NATS {
             line(&mut text, "After=network-online.target\nWants=network-online.target");
-        } else if self.has_broker() {
+        } else if self.site.has_broker() {
             // Wanted, not needed: while it is away they wait for it.
             line(&mut text, &format!("After={0}\nWants={0}", self.unit(NATS)));
         }
@@ -396,7 +413,7 @@ impl Units<'_> {
         let command = [program.display().to_string()].into_iter().chain(words).collect::<Vec<_>>().join(" ");
         line(&mut text, &format!("ExecStart={command}"));
         for (name, value) in &service.environment {
-            line(&mut text, &format!("Environment={name}={value}"));
+            line(&mut text, &format!("Environment={}", assigned(name, value)));
         }
         if let Some(key) = service.key.as_ref().filter(|_| self.is_keyed()) {
             line(&mut text, &self.credential(&key_file(key)));
@@ -449,6 +466,16 @@ const HARDENED: [&str; 17] = [
     "CapabilityBoundingSet=",
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
 ];
+
+/// A variable of `Environment=`: specifiers are put in place of `%`, but for ours, where what is loaded for a service lies.
+fn assigned(name: &str, value: &str) -> String {
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
+    let escaped = if value == LOADED { escaped } else { escaped.replace('%', "%%") };
+    format!("\"{name}={escaped}\"")
+}
+
+/// Where what is loaded for a service lies.
+const LOADED: &str = "%d";
 
 /// A word of `ExecStart`: systemd would put variables in place of `$`, and specifiers in place of `%`.
 fn quote(word: &str) -> String {
