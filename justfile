@@ -47,6 +47,11 @@ test-long *ARGS: build
 chaos *ARGS: build
     @target/debug/causeway-series "$@"
 
+# Edge and cloud in figures: a link cut for ten minutes, three ways, each stage moved 20 times, keys, bytes a photo; an hour. --share 0.1, --json.
+[no-exit-message]
+sites *ARGS: build
+    @target/debug/causeway-series --sites "$@"
+
 # Two hours of the real models at 80 % of what they can do, with a fault every 30 s. --share 0.1 for twelve minutes.
 [no-exit-message]
 soak *ARGS: build

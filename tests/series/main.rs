@@ -3,6 +3,7 @@
 mod link;
 mod load;
 mod moves;
+mod sites;
 mod soak;
 mod usage;
 
@@ -17,14 +18,15 @@ use clap::Parser;
 use futures::StreamExt as _;
 use harness::{
     Became, Corruption, Cut, Flood, Hub, Judged, Oracle, Power, PowerRun, Running, StageProcess, StandIns, Tools,
-    at_work, copy_photos, drained_within, faces_up, flood, hub, may_skip, mutations_caught, power, stand_ins_at,
-    without_faults,
+    at_work, copy_photos, drained_within, faces_up, flood, hub, matrix, may_skip, mutations_caught, power,
+    stand_ins_at, without_faults,
 };
 use serde_json::{Value, json};
 
 use crate::link::{Lossy, Outage, lossy, outage};
 use crate::load::{Load, load};
 use crate::moves::{Moves, moves};
+use crate::sites::{Bytes, Sites, bytes};
 use crate::soak::{Soak, soak};
 
 /// A row of the table.
@@ -45,6 +47,9 @@ struct Args {
     /// These parts alone
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<Part>,
+    /// The table of edge and cloud in place of all that: cuts of a link, moves, keys, bytes
+    #[arg(long, conflicts_with = "part")]
+    sites: bool,
     /// What the damage to stores is drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -204,9 +209,41 @@ async fn corruption(tools: &Tools, args: &Args) -> Vec<Judged> {
     judged.enumerate().map(told).collect().await
 }
 
+/// The table of edge and cloud.
+async fn of_sites(args: &Args) -> ExitCode {
+    let (tools, stand_ins) = (Tools::find(), StandIns::link(&Tools::find()));
+    eprintln!("what crosses of a photo …");
+    let bytes: Bytes = bytes(&tools).await;
+    eprintln!("keys …");
+    let matrix = matrix(&tools).await;
+    let moves = moves(&stand_ins, (20.0 * args.share).ceil() as u32).await;
+    let outages = outages(&tools, args).await;
+    let sites = Sites { outages: &outages, moves: &moves, matrix: &matrix, bytes: &bytes };
+    if args.json {
+        println!("{}", sites.to_json());
+    } else {
+        sites.print();
+    }
+    if sites.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A link that is cut for longer than any window, in three ways.
+async fn outages(tools: &Tools, args: &Args) -> Vec<Outage> {
+    let lasts = Duration::from_mins(10).mul_f64(args.share);
+    let mut outages = Vec::new();
+    for (how, first) in [(Cut::Drop, First::Oldest), (Cut::Reset, First::Oldest), (Cut::Drop, First::Newest)] {
+        eprintln!("a link that is cut …");
+        outages.extend(outage(tools, how, first, lasts).await);
+    }
+    outages
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    if args.sites {
+        return of_sites(&args).await;
+    }
     let stand_ins_of = StandIns::link(&Tools::find());
     let tools = stand_ins_of.tools();
     let is_asked = |part: Part| args.part.is_empty() || args.part.contains(&part);
@@ -265,10 +302,7 @@ async fn main() -> ExitCode {
         if found.lossy.is_none() {
             may_skip("a link needs network namespaces and ping: run as root, with iproute2, iptables and iputils-ping");
         }
-        let lasts = Duration::from_mins(10).mul_f64(args.share);
-        for (how, first) in [(Cut::Drop, First::Oldest), (Cut::Reset, First::Oldest), (Cut::Drop, First::Newest)] {
-            found.outages.extend(outage(&Tools::find(), how, first, lasts).await);
-        }
+        found.outages = outages(&Tools::find(), &args).await;
     }
     if args.part.contains(&Part::Moves) {
         found.moves = moves(&stand_ins_of, (20.0 * args.share).ceil() as u32).await;

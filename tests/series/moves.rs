@@ -203,6 +203,21 @@ impl Moves {
         (self.open, self.doubled) == (0, 0) && told().all(|told| (told.lost, told.doubled) == (0, 0))
     }
 
+    /// Messages that a move lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.told.values().map(|told| told.lost).sum()
+    }
+
+    /// Messages that are there twice.
+    pub(crate) fn doubled(&self) -> u64 {
+        self.told.values().map(|told| told.doubled).sum::<u64>() + self.doubled as u64
+    }
+
+    /// The longest time without a message of a stage, ms.
+    pub(crate) fn worst_gap_ms(&self) -> Option<u64> {
+        self.told.values().flat_map(|told| &told.gaps).flatten().copied().max()
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         let told = self.told.iter().map(|((stage, to), told)| {
             let Told { moves, killed, lost, doubled, gaps, took } = told;

@@ -1,0 +1,111 @@
+//! The table of edge and cloud, `./dev sites`: cuts of a link, moves, keys, and what crosses of a photo.
+
+use std::path::Path;
+use std::time::Duration;
+
+use harness::{Matrix, Running, Tools, workspace};
+use serde_json::{Value, json};
+
+use crate::link::{Outage, print_head};
+use crate::moves::Moves;
+
+/// Longest that the demo may take.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// What crosses of a photo.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes {
+    photos: u64,
+    faces: u64,
+    /// Of all photos: what was captured, what went to the cloud, what came back.
+    jpeg: u64,
+    up: u64,
+    down: u64,
+}
+
+/// Runs the demo's photos through the pipeline of two sites.
+pub(crate) async fn bytes(tools: &Tools) -> Bytes {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = workspace().join("pipelines/faces-edge-cloud.toml");
+    let arguments = ["demo", file.to_str().expect("a path"), "--json"];
+    let told = Running::start(tools, home.path(), &arguments).finish_within(PATIENCE).await.ok().json();
+    let crossed = told["crossed"].as_array().expect("what crossed");
+    let to = |site: &str| {
+        let there = crossed.iter().filter(|one| one["to"] == site);
+        there.filter_map(|one| one["bytes"].as_u64()).sum()
+    };
+    Bytes {
+        photos: told["photos"].as_u64().expect("a number"),
+        faces: told["faces"].as_u64().expect("a number"),
+        jpeg: sizes(&tools.photos().join("input")),
+        up: to("cloud"),
+        down: to("edge"),
+    }
+}
+
+fn sizes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    entries.map(|entry| entry.expect("an entry").metadata().expect("its size").len()).sum()
+}
+
+/// All of the table.
+pub(crate) struct Sites<'a> {
+    pub(crate) outages: &'a [Outage],
+    pub(crate) moves: &'a [Moves],
+    pub(crate) matrix: &'a Matrix,
+    pub(crate) bytes: &'a Bytes,
+}
+
+impl Sites<'_> {
+    pub(crate) fn is_well(&self) -> bool {
+        self.matrix.allows.is_empty()
+            && self.matrix.denials.is_empty()
+            && self.outages.iter().all(Outage::is_well)
+            && self.moves.iter().all(Moves::is_well)
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let outages: Vec<Value> = self.outages.iter().map(Outage::to_json).collect();
+        let sum = |key: &str| outages.iter().filter_map(|one| one[key].as_u64()).sum::<u64>();
+        let numbers = |key: &str| outages.iter().filter_map(|one| one[key].as_f64()).collect::<Vec<_>>();
+        let ratios = outages
+            .iter()
+            .filter_map(|one| Some(one["catch_up_bytes_per_s"].as_f64()? / one["tcp_bytes_per_s"].as_f64()?));
+        let Bytes { photos, jpeg, up, .. } = self.bytes;
+        json!({
+            "cut_lost": sum("missing"),
+            "cut_doubled": sum("doubled"),
+            "resume_s": numbers("resumed_s").into_iter().max_by(f64::total_cmp),
+            "catch_up_ratio": ratios.min_by(f64::total_cmp),
+            "move_lost": self.moves.iter().map(Moves::lost).sum::<u64>(),
+            "move_doubled": self.moves.iter().map(Moves::doubled).sum::<u64>(),
+            "move_worst_gap_ms": self.moves.iter().filter_map(Moves::worst_gap_ms).max(),
+            "unexpected_allows": self.matrix.allows.len(),
+            "unexpected_denials": self.matrix.denials.len(),
+            "bytes_feature": up / (*photos).max(1),
+            "bytes_jpeg": jpeg / (*photos).max(1),
+        })
+    }
+
+    pub(crate) fn print(&self) {
+        if !self.outages.is_empty() {
+            print_head();
+            self.outages.iter().for_each(Outage::print);
+        }
+        self.moves.iter().for_each(Moves::print);
+        let Matrix { identities, tried, allows, denials } = self.matrix;
+        println!("\n| keys | tried | may and should not | may not and should |");
+        println!("| ---: | ---: | ---: | ---: |");
+        println!("| {identities} | {tried} | {} | {} |", allows.len(), denials.len());
+        for wrong in allows.iter().chain(denials) {
+            println!("{wrong}");
+        }
+        let Bytes { photos, faces, jpeg, up, down } = self.bytes;
+        let each = |bytes: &u64| *bytes as f64 / (*photos).max(1) as f64 / 1e3;
+        println!("\n| {photos} photos, {faces} faces | kB a photo |");
+        println!("| --- | ---: |");
+        println!("| the photos themselves | {:.1} |", each(jpeg));
+        println!("| features and what else goes to the cloud | {:.1} |", each(up));
+        println!("| names and clusters back to the edge | {:.1} |", each(down));
+    }
+}
