@@ -4,7 +4,7 @@ use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{Tools, causeway, eventually, free_port, signal};
+use crate::{Tools, causeway, eventually, free_port, signal, workspace};
 
 /// A pipeline whose sites have keys, and their servers as `causeway deploy nats` configures them. No stage runs.
 pub struct Keyed {
@@ -123,4 +123,20 @@ impl Keyed {
         let options = async_nats::ConnectOptions::with_nkey(seed.trim().into());
         options.connect(self.address(at)).await.expect("it is let in")
     }
+}
+
+/// The pipeline of edge and cloud as a file in `dir`, with a hub that is dialled there, folders of keys for both beside it, and `extract`, which
+/// may be moved to the cloud.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn edge_cloud_file(dir: &Path, hub: &str) -> PathBuf {
+    let text = std::fs::read_to_string(workspace().join("pipelines/faces-edge-cloud.toml")).expect("the pipeline");
+    let text = text
+        .replace("[site.edge]", "[site.edge]\ncredentials = \"keys/edge\"")
+        .replace("hub = true", &format!("hub = true\ncredentials = \"keys/cloud\"\naddress = \"{hub}\""))
+        .replace("[stage.extract]", "[stage.extract]\nmay_move_to = [\"cloud\"]");
+    let file = dir.join("pipeline.toml");
+    std::fs::write(&file, text).expect("it is written");
+    file
 }

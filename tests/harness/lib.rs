@@ -36,7 +36,7 @@ pub use disks::{Disk, SlowDisk, Tmpfs};
 pub use faults::{at_work, faces_up, stand_ins_at, without_faults, without_faults_at};
 pub use flood::{Flood, flood};
 pub use hub::{Hub, hub};
-pub use keyed::Keyed;
+pub use keyed::{Keyed, edge_cloud_file};
 pub use link::{Cut, End, Link, Quality};
 pub use matrix::{KEYED_SITES, Matrix, is_taken, keyed, matrix};
 pub use oracle::Oracle;

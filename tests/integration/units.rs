@@ -7,8 +7,8 @@ use std::time::Duration;
 use causeway_bus::{Bus, Credentials, names};
 use causeway_pipelines::Pipeline;
 use harness::{
-    BIN, Booted, End, Link, MODELS, PHOTOS, Quality, Tools, causeway, copy_photos, eventually, may_skip, verdict,
-    without_faults_at, workspace,
+    BIN, Booted, End, Link, MODELS, PHOTOS, Quality, Tools, causeway, copy_photos, edge_cloud_file, eventually,
+    may_skip, verdict, without_faults_at,
 };
 
 const NAME: &str = "faces-edge-cloud";
@@ -42,15 +42,7 @@ async fn two_sites_as_services_of_systemd() {
     let photos = copy_photos(&tools, &photos_at, 6);
     let golden = without_faults_at(&tools, &photos_at, photos).await;
 
-    let file = home.path().join("pipeline.toml");
-    let written = std::fs::read_to_string(workspace().join(format!("pipelines/{NAME}.toml"))).expect("the pipeline");
-    let hub =
-        format!("hub = true\ncredentials = \"keys/cloud\"\naddress = \"tls://{}:4222\"", Link::address(End::Cloud));
-    let written = written
-        .replace("[site.edge]", "[site.edge]\ncredentials = \"keys/edge\"")
-        .replace("hub = true", &hub)
-        .replace("[stage.extract]", "[stage.extract]\nmay_move_to = [\"cloud\"]");
-    std::fs::write(&file, written).expect("it is written");
+    let file = edge_cloud_file(home.path(), &format!("tls://{}:4222", Link::address(End::Cloud)));
     let (file, keys) = (file.to_str().expect("a path"), home.path().join("keys"));
     let keys_at = keys.to_str().expect("a path");
     let met_at = link.test_address(End::Cloud);

@@ -17,7 +17,7 @@ mod systemd;
 
 use compose::{Compose, Input};
 use nats::NatsArgs;
-use site::{Deployed, SiteArgs};
+use site::{Deployed, KEYS, SiteArgs};
 use systemd::SystemdArgs;
 
 /// The arguments of `deploy`.
@@ -141,7 +141,7 @@ fn compose(args: &ComposeArgs) -> anyhow::Result<ExitCode> {
     };
     let file = args.out.join("compose.yaml");
     let is_ours = file.exists();
-    let (keys, (user, group)) = (args.out.join(compose::KEYS), compose::USER);
+    let (keys, (user, group)) = (args.out.join(KEYS), compose::USER);
     let copies = deployed.copies(&keys, is_ours)?;
     write(&args.out, compose::MARK, &compose.files(&text)?)?;
     let is_given = copies.write(Some(compose::USER))?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use causeway_bus::{Bus, Credentials, names};
 use causeway_pipelines::Pipeline;
-use harness::{Tools, causeway, copy_photos, eventually, free_port, kill, verdict, without_faults_at, workspace};
+use harness::{Tools, causeway, copy_photos, edge_cloud_file, eventually, free_port, kill, verdict, without_faults_at};
 
 use super::engine::{Deployment, Engine, open, pid, text};
 
@@ -80,16 +80,7 @@ async fn two_sites_on_two_networks_lose_nothing() {
     open(&input);
 
     let (port, of_edge) = (free_port(), free_port().to_string());
-    let file = home.path().join("pipeline.toml");
-    let written = std::fs::read_to_string(workspace().join(format!("pipelines/{NAME}.toml"))).expect("the pipeline");
-    let written = written
-        .replace("[site.edge]", "[site.edge]\ncredentials = \"keys/edge\"")
-        .replace(
-            "hub = true",
-            &format!("hub = true\ncredentials = \"keys/cloud\"\naddress = \"tls://cloud.test:{port}\""),
-        )
-        .replace("[stage.extract]", "[stage.extract]\nmay_move_to = [\"cloud\"]");
-    std::fs::write(&file, written).expect("it is written");
+    let file = edge_cloud_file(home.path(), &format!("tls://cloud.test:{port}"));
     let (file, keys) = (file.to_str().expect("a path"), home.path().join("keys"));
     causeway(&tools, &["keys", file, "--out", keys.to_str().expect("a path")]).await.ok();
     let cloud = engine.deploy(&tools, "cloud", &[file, "--site", "cloud"], &network(CLOUD)).await;

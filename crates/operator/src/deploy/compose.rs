@@ -10,7 +10,7 @@ use causeway_bus::server::{MEMORY, MEMORY_LIMIT};
 use causeway_pipelines::{Input as Named, Pipeline, RELAY, StageSpec};
 
 use super::nats::Config;
-use super::site::{Broker, Deployed, PORT, key_file};
+use super::site::{APPLY, Broker, Deployed, KEYS, NATS_CONF, PORT, STOP_S, WAIT_S, key_file};
 use crate::input::has_password;
 use crate::keys::{CA, IN_CONTAINERS, SERVER};
 use crate::rights::AGENT;
@@ -19,25 +19,15 @@ use crate::session::absolute;
 /// How each file begins that this command wrote and may write over.
 pub(super) const MARK: &str = "# Written by `causeway deploy compose`";
 
-/// The services beside the stages.
-const OURS: [&str; 3] = [IN_CONTAINERS, "apply", AGENT];
 /// Whom the programs run as: the user of the images. It needs no entry anywhere.
 pub(super) const USER: (u32, u32) = (65532, 65532);
 /// Where probes and metrics answer within a stage's container.
 const HEALTH_PORT: u16 = 9464;
-/// More than the 10 s that a stage takes to drain before it leaves what it holds to others.
-const STOP_S: u32 = 20;
-/// How long `apply` waits for the broker, which first reads its store.
-const WAIT_S: u32 = 120;
 /// Where the pipeline file is in the containers, and the key of whoever runs there.
 const PIPELINE_DIR: &str = "/etc/causeway";
 const KEYS_DIR: &str = "/etc/causeway/keys";
 /// Where the broker's configuration is in its container, and what certifies it.
 const BROKER_DIR: &str = "/etc/nats";
-/// The folder of keys beside the compose file.
-pub(super) const KEYS: &str = "keys";
-/// The configuration of the broker beside it.
-pub(super) const NATS_CONF: &str = "nats-server.conf";
 
 /// How a pipeline is deployed.
 pub(super) struct Compose<'a> {
@@ -138,20 +128,13 @@ impl Compose<'_> {
     /// Each file's name and text; the same for the same pipeline and arguments.
     pub(super) fn files(&self, text: &str) -> anyhow::Result<Vec<(String, String)>> {
         let pipeline = &self.site.pipeline;
-        if let Some(stage) = pipeline.stages.iter().find(|stage| OURS.contains(&stage.name.as_str())) {
-            bail!(
-                "cannot deploy [stage.{0}]: `{0}` is a service that every deployment has; call the stage another name",
-                stage.name
-            );
-        }
+        self.site.check_names()?;
         if let Broker::Elsewhere(address) = &self.site.broker
             && address.split(',').any(is_local)
         {
             bail!("cannot deploy {}: its containers do not reach {address}, which is of the machine", pipeline.here);
         }
-        let file = format!("{}.toml", pipeline.name);
-        let written = pipeline.file.display();
-        let mut files = vec![("compose.yaml".into(), self.compose(pipeline, &file))];
+        let mut files = vec![("compose.yaml".into(), self.compose(pipeline, &self.site.file_name()))];
         if self.site.has_broker() {
             let config = Config {
                 mark: MARK,
@@ -165,12 +148,8 @@ impl Compose<'_> {
             };
             files.push((NATS_CONF.into(), config.text(pipeline)?));
         }
-        files.push((file, format!("{MARK} from {written}: change that, and write anew.\n{text}")));
+        files.push(self.site.file_copy(MARK, text));
         Ok(files)
-    }
-
-    fn is_keyed(&self) -> bool {
-        self.site.keys.is_some()
     }
 
     fn compose(&self, pipeline: &Pipeline, file: &str) -> String {
@@ -211,7 +190,7 @@ impl Compose<'_> {
         if self.nats_image.is_some() {
             line(yaml, 2, "# Whom that image runs as: its store belongs to it.");
             line(yaml, 2, "user: \"\"");
-            if self.is_keyed() {
+            if self.site.is_keyed() {
                 line(yaml, 2, format_args!("group_add: [\"{}\"]", USER.1));
             }
         }
@@ -220,7 +199,7 @@ impl Compose<'_> {
         line(yaml, 2, format_args!("environment: {{ {MEMORY_LIMIT}: {MEMORY} }}"));
         line(yaml, 2, "volumes:");
         mount(yaml, &format!("./{NATS_CONF}"), &format!("{BROKER_DIR}/{NATS_CONF}"));
-        if self.is_keyed() {
+        if self.site.is_keyed() {
             for name in SERVER {
                 mount(yaml, &format!("./{KEYS}/{name}"), &format!("{BROKER_DIR}/{name}"));
             }
@@ -261,7 +240,7 @@ impl Compose<'_> {
 
     /// The key of one, and of nobody else.
     fn mount_key(&self, yaml: &mut String, name: &str) {
-        if self.is_keyed() {
+        if self.site.is_keyed() {
             for file in [key_file(name).as_str(), CA] {
                 mount(yaml, &format!("./{KEYS}/{file}"), &format!("{KEYS_DIR}/{file}"));
             }
@@ -273,7 +252,7 @@ impl Compose<'_> {
         line(yaml, 1, "apply:");
         line(yaml, 2, "<<: *hardened");
         Self::image(yaml, &self.ours("causeway"));
-        self.operator(yaml, "apply", &["--wait", &WAIT_S.to_string()], file);
+        self.operator(yaml, APPLY, &["--wait", &WAIT_S.to_string()], file);
         line(yaml, 2, "volumes:");
         mount_pipeline(yaml, file);
         self.mount_key(yaml, AGENT);
@@ -319,7 +298,7 @@ impl Compose<'_> {
             line(yaml, 2, format_args!("user: \"${{CAUSEWAY_USER:-{}:{}}}\"", USER.0, USER.1));
         }
         let mut groups = Vec::new();
-        if self.is_keyed() && input.is_some_and(|input| !input.mounts.is_empty()) {
+        if self.site.is_keyed() && input.is_some_and(|input| !input.mounts.is_empty()) {
             // Whose key it is, whoever it is.
             groups.push(format!("\"{}\"", USER.1));
         }
@@ -354,12 +333,12 @@ impl Compose<'_> {
         let address = match &self.site.broker {
             Broker::Elsewhere(address) => address.as_str(),
             Broker::Beside { .. } => {
-                let scheme = if self.is_keyed() { "tls" } else { "nats" };
+                let scheme = if self.site.is_keyed() { "tls" } else { "nats" };
                 &format!("{scheme}://{IN_CONTAINERS}:{PORT}")
             }
         };
         let mut environment = vec![("CAUSEWAY_PIPELINE", file), ("CAUSEWAY_NATS", quote(address))];
-        if self.is_keyed() {
+        if self.site.is_keyed() {
             environment.push(("CAUSEWAY_CREDENTIALS", quote(KEYS_DIR)));
         }
         if self.site.pipeline.is_split() {

@@ -10,7 +10,7 @@ use causeway_pipelines::{CaptureOptions, Pipeline, RELAY, StageSpec};
 
 use crate::cli::{PipelineArgs, beside};
 use crate::input::has_password;
-use crate::keys::{CA, SERVER};
+use crate::keys::{CA, IN_CONTAINERS, SERVER};
 use crate::rights::{AGENT, may_run_at};
 
 /// Which site of which pipeline.
@@ -150,6 +150,33 @@ impl Deployed {
         keys.chain([CA.to_owned()]).chain(server).collect()
     }
 
+    /// Whether everybody there has a key of his own.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// No stage is called like a service that every deployment has.
+    pub(super) fn check_names(&self) -> anyhow::Result<()> {
+        if let Some(stage) = self.pipeline.stages.iter().find(|stage| OURS.contains(&stage.name.as_str())) {
+            bail!(
+                "cannot deploy [stage.{0}]: `{0}` is a service that every deployment has; call the stage another name",
+                stage.name
+            );
+        }
+        Ok(())
+    }
+
+    /// The copy of the pipeline file, whose text is `text`: its name, and what is in it.
+    pub(super) fn file_copy(&self, mark: &str, text: &str) -> (String, String) {
+        let written = self.pipeline.file.display();
+        (self.file_name(), format!("{mark} from {written}: change that, and write anew.\n{text}"))
+    }
+
+    /// What the copy of the pipeline file is called.
+    pub(super) fn file_name(&self) -> String {
+        format!("{}.toml", self.pipeline.name)
+    }
+
     /// Whether its broker is deployed with it.
     pub(super) fn has_broker(&self) -> bool {
         matches!(self.broker, Broker::Beside { .. })
@@ -242,6 +269,18 @@ fn check_secrets(pipeline: &Pipeline) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The services beside the stages.
+pub(super) const APPLY: &str = "apply";
+const OURS: [&str; 3] = [IN_CONTAINERS, APPLY, AGENT];
+/// The folder of keys beside what is written.
+pub(super) const KEYS: &str = "keys";
+/// The configuration of the broker there.
+pub(super) const NATS_CONF: &str = "nats-server.conf";
+/// More than the 10 s that a stage takes to drain before it leaves what it holds to others.
+pub(super) const STOP_S: u32 = 20;
+/// How long `apply` waits for the broker, which first reads its store.
+pub(super) const WAIT_S: u32 = 120;
+
 /// The file of a key.
 pub(super) fn key_file(name: &str) -> String {
     format!("{name}.nk")
@@ -260,6 +299,18 @@ pub(super) fn port_of(address: &str) -> u16 {
 
 /// The port of NATS.
 pub(super) const PORT: u16 = 4222;
+
+/// The only site of a pipeline with this text, without keys, and with the file's name as it is written.
+#[cfg(test)]
+pub(super) fn deployed_alone(text: &str) -> Deployed {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("door.toml");
+    std::fs::write(&file, text).unwrap();
+    let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
+    let mut deployed = Deployed::of(pipeline, None, None, false).unwrap();
+    deployed.pipeline.file = "door.toml".into();
+    deployed
+}
 
 #[cfg(test)]
 mod tests {

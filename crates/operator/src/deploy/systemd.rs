@@ -10,25 +10,17 @@ use causeway_pipelines::{CaptureOptions, Input, RELAY, StageSpec};
 use causeway_stage::{EXIT_PIPELINE, EXIT_UNFIT};
 
 use super::nats::Config;
-use super::site::{Broker, Deployed, SiteArgs, key_file};
+use super::site::{APPLY, Broker, Deployed, KEYS, NATS_CONF, STOP_S, SiteArgs, WAIT_S, key_file};
 use super::text_of;
 use crate::input::has_password;
-use crate::keys::{CA, SERVER};
+use crate::keys::{CA, IN_CONTAINERS, SERVER};
 use crate::rights::AGENT;
 
 /// How each file begins that this command wrote and may write over.
 const MARK: &str = "# Written by `causeway deploy systemd`";
 
-/// The broker, and what makes its streams.
-const NATS: &str = "nats";
-const APPLY: &str = "apply";
-/// The folder of keys beside the units.
-const KEYS: &str = "keys";
-const NATS_CONF: &str = "nats-server.conf";
-/// More than the 10 s that a stage takes to drain before it leaves what it holds to others.
-const STOP_S: u32 = 20;
-/// How long `apply` waits for the broker, which first reads its store.
-const WAIT_S: u32 = 120;
+/// The broker.
+const NATS: &str = IN_CONTAINERS;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,8 +73,8 @@ pub(super) fn run(args: &SystemdArgs) -> anyhow::Result<ExitCode> {
     let inputs = inputs(&deployed, args.input.as_deref(), &at)?;
     let units =
         Units { site: &deployed, set: &args.site.pipeline.set, inputs, at: &at, bin: &args.bin, models: &args.models };
-    let target = args.out.join(units.target());
-    let is_ours = target.exists();
+    let target = units.target();
+    let is_ours = args.out.join(&target).exists();
     let copies = deployed.copies(&args.out.join(KEYS), is_ours)?;
     super::write(&args.out, MARK, &units.files(&text)?)?;
     copies.write(None)?;
@@ -96,7 +88,6 @@ pub(super) fn run(args: &SystemdArgs) -> anyhow::Result<ExitCode> {
     if units.inputs.iter().any(|source| source.has_variables) {
         eprintln!("  put the variables of the input's address into {}", at.join("env").display());
     }
-    let target = units.target();
     eprintln!("  sudo systemctl daemon-reload && sudo systemctl enable {target} && sudo systemctl restart {target}");
     Ok(ExitCode::SUCCESS)
 }
@@ -200,20 +191,9 @@ impl Units<'_> {
         format!("causeway-{}.target", self.site.pipeline.name)
     }
 
-    fn is_keyed(&self) -> bool {
-        self.site.keys.is_some()
-    }
-
     /// Each file's name and text; the same for the same pipeline and arguments.
     fn files(&self, text: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let pipeline = &self.site.pipeline;
-        let taken = [NATS, APPLY, AGENT];
-        if let Some(stage) = pipeline.stages.iter().find(|stage| taken.contains(&stage.name.as_str())) {
-            bail!(
-                "cannot deploy [stage.{0}]: `{0}` is a service that every deployment has; call the stage another name",
-                stage.name
-            );
-        }
+        self.site.check_names()?;
         let mut services = Vec::new();
         services.extend(self.site.has_broker().then(|| self.broker()));
         services.extend([self.operator(APPLY), self.operator(AGENT)]);
@@ -226,11 +206,7 @@ impl Units<'_> {
         if self.site.has_broker() {
             files.push((NATS_CONF.into(), self.configuration()?));
         }
-        let written = pipeline.file.display();
-        files.push((
-            format!("{}.toml", pipeline.name),
-            format!("{MARK} from {written}: change that, and write anew.\n{text}"),
-        ));
+        files.push(self.site.file_copy(MARK, text));
         Ok(files)
     }
 
@@ -266,13 +242,13 @@ impl Units<'_> {
 
     fn environment(&self) -> Vec<(&'static str, String)> {
         let pipeline = &self.site.pipeline;
-        let file = self.at.join(format!("{}.toml", pipeline.name)).display().to_string();
+        let file = self.at.join(self.site.file_name()).display().to_string();
         let mut environment = vec![
             ("CAUSEWAY_PIPELINE", file),
             ("CAUSEWAY_NATS", self.address()),
             ("CAUSEWAY_MODELS", self.models.display().to_string()),
         ];
-        if self.is_keyed() {
+        if self.site.is_keyed() {
             environment.push(("CAUSEWAY_CREDENTIALS", LOADED.into()));
         }
         if pipeline.is_split() {
@@ -291,7 +267,7 @@ impl Units<'_> {
             "Restart=always".into(),
             "LimitNOFILE=65536".into(),
         ];
-        if self.is_keyed() {
+        if self.site.is_keyed() {
             more.extend(SERVER.iter().map(|name| self.credential(name)));
         }
         Service {
@@ -415,7 +391,7 @@ impl Units<'_> {
         for (name, value) in &service.environment {
             line(&mut text, &format!("Environment={}", assigned(name, value)));
         }
-        if let Some(key) = service.key.as_ref().filter(|_| self.is_keyed()) {
+        if let Some(key) = service.key.as_ref().filter(|_| self.site.is_keyed()) {
             line(&mut text, &self.credential(&key_file(key)));
             line(&mut text, &self.credential(CA));
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::deploy::site::deployed_alone;
 
 const DOOR: &str = "\
 pipeline = \"door\"
@@ -12,16 +13,6 @@ model = \"sface\"
 [stage.cluster]
 from = \"extract\"
 ";
-
-fn site(text: &str) -> Deployed {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("door.toml");
-    std::fs::write(&file, text).unwrap();
-    let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
-    let mut site = Deployed::of(pipeline, None, None, false).unwrap();
-    site.pipeline.file = "door.toml".into();
-    site
-}
 
 fn plain<'a>(site: &'a Deployed, inputs: &'a [(String, Input)]) -> Compose<'a> {
     Compose {
@@ -44,7 +35,7 @@ fn input(written: &str) -> Input {
 #[test]
 fn a_pipeline_as_it_is() {
     let inputs = [("capture".to_owned(), input("/photos"))];
-    let site = site(DOOR);
+    let site = deployed_alone(DOOR);
     let files = plain(&site, &inputs).files(DOOR).unwrap();
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["compose.yaml", "nats-server.conf", "door.toml"]);
@@ -57,7 +48,7 @@ fn a_pipeline_as_it_is() {
 #[test]
 fn a_pipeline_with_everything_asked_for() {
     let inputs = [("capture".to_owned(), input("/my \"photos\"/$2024/*.jpg"))];
-    let site = site(DOOR);
+    let site = deployed_alone(DOOR);
     let compose = Compose {
         set: &["cluster.threshold=0.5".into()],
         images: "registry.example/team/causeway",
@@ -75,7 +66,7 @@ fn a_stage_cannot_be_called_like_a_service() {
     let text = DOOR
         .replace("stage.cluster", "stage.agent")
         .replace("from = \"extract\"", "uses = \"cluster\"\nfrom = \"extract\"");
-    let error = plain(&site(&text), &[]).files(&text).unwrap_err().to_string();
+    let error = plain(&deployed_alone(&text), &[]).files(&text).unwrap_err().to_string();
     assert!(error.starts_with("cannot deploy [stage.agent]"), "{error}");
 }
 
@@ -101,7 +92,7 @@ fn an_input_is_mounted_as_far_as_it_is_no_pattern() {
 fn a_camera_is_reached_from_its_container() {
     let deployed = |written: &str| {
         let inputs = [("capture".to_owned(), input(written))];
-        let files = plain(&site(DOOR), &inputs).files(DOOR).unwrap();
+        let files = plain(&deployed_alone(DOOR), &inputs).files(DOOR).unwrap();
         files[0].1.split("  capture:").nth(1).unwrap().split("\n\n").next().unwrap().to_owned()
     };
     insta::assert_snapshot!("camera_by_url", deployed("rtsp://ada:${CAMERA_PASSWORD}@10.0.0.5/1"));

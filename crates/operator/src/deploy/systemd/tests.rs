@@ -1,6 +1,5 @@
-use causeway_pipelines::Pipeline;
-
 use super::*;
+use crate::deploy::site::deployed_alone;
 
 const DOOR: &str = "\
 pipeline = \"door\"
@@ -15,18 +14,8 @@ uses = \"extract\"
 model = \"sface\"
 ";
 
-fn deployed(dir: &tempfile::TempDir, text: &str) -> Deployed {
-    let file = dir.path().join("door.toml");
-    std::fs::write(&file, text).unwrap();
-    let pipeline = Pipeline::load(&file).unwrap_or_else(|error| panic!("{error}"));
-    let mut deployed = Deployed::of(pipeline, None, None, false).unwrap();
-    deployed.pipeline.file = "door.toml".into();
-    deployed
-}
-
 fn files(input: &str, set: &[String]) -> anyhow::Result<Vec<(String, String)>> {
-    let dir = tempfile::tempdir().unwrap();
-    let site = deployed(&dir, DOOR);
+    let site = deployed_alone(DOOR);
     let (at, bin, models) = (Path::new("/etc/causeway/door"), Path::new("/usr/local/bin"), Path::new("/models"));
     let inputs = inputs(&site, Some(input), at)?;
     Units { site: &site, set, inputs, at, bin, models }.files(DOOR)
