@@ -79,6 +79,14 @@ impl Across {
         Running::start_as(tools, command, home)
     }
 
+    /// The process of the server at an end.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn server_pid(&self, end: End) -> u32 {
+        self.servers[end as usize].as_ref().and_then(Child::id).expect("it runs")
+    }
+
     /// Kills the server at an end and waits until it is gone.
     ///
     /// # Panics
@@ -107,6 +115,7 @@ impl Across {
         let (told, tells) = std_mpsc::channel();
         let thread = std::thread::spawn(move || {
             link.enter(End::Edge);
+            let task = nix::unistd::gettid();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let none = Credentials::default();
@@ -119,7 +128,7 @@ impl Across {
                 let way = Way { stream, durable: RELAY.into(), sites, captured: Vec::new(), first };
                 let budget = Arc::new(Budget::new(bytes_per_s));
                 let carrier = Carrier::new(&near, &far, &way, &budget);
-                let _ = told.send(carrier.carried());
+                let _ = told.send((carrier.carried(), task.as_raw()));
                 // Told to stop it comes to its end; killed it does not.
                 let (ends, ended) = oneshot::channel::<()>();
                 let run = carrier.run(async move { drop(ended.await) });
@@ -133,7 +142,8 @@ impl Across {
                 }
             });
         });
-        Relay { carried: tells.recv().expect("it runs"), stop: Some(stop), thread: Some(thread) }
+        let (carried, task) = tells.recv().expect("it runs");
+        Relay { carried, task, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Publishes one message after the other at the edge, so often, until it is told to stop.
@@ -224,6 +234,8 @@ impl Publishing {
 pub struct Relay {
     /// What it has done.
     pub carried: Arc<Carried>,
+    /// The thread that does it.
+    pub task: i32,
     stop: Option<oneshot::Sender<Stop>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }

@@ -22,6 +22,7 @@ mod scenario;
 mod site;
 mod stand_in;
 mod stored;
+mod switch;
 mod tools;
 mod verdict;
 mod work;
@@ -46,8 +47,9 @@ pub use running::{Finished, Running, causeway, eventually, kill, signal, within}
 pub use saboteur::{HeldBack, Sabotage, Saboteur};
 pub use scenario::{Scenario, is_found, mutations_caught};
 pub use site::{Site, StageProcess};
-pub use stand_in::{StandIns, stand_in_pipeline};
+pub use stand_in::{StandIns, stand_in_pipeline, stand_in_sites};
 pub use stored::{Stored, dead_letters, left_running};
+pub use switch::Switch;
 pub use tools::{Tools, shared_faces, workspace};
 pub use verdict::{Verdict, verdict};
 pub use work::{copy_photos, drained, drained_within, face, faces, stopped};

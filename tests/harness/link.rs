@@ -49,7 +49,14 @@ pub struct Link {
     number: u16,
     ends: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
-    packets: Arc<AtomicU64>,
+    passed: Arc<Passed>,
+}
+
+/// What came through, both ways together.
+#[derive(Debug, Default)]
+struct Passed {
+    packets: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// Room for the packets on their way, beyond which they are lost, as in a router.
@@ -76,7 +83,7 @@ impl Link {
         let name = format!("cw{pid}x{number}");
         // Another one for each process and link, so that tests run side by side.
         let number = ((u64::from(pid) * 7 + number) % 16_000) as u16;
-        let mut link = Self { name, number, ends: Arc::default(), threads: Vec::new(), packets: Arc::default() };
+        let mut link = Self { name, number, ends: Arc::default(), threads: Vec::new(), passed: Arc::default() };
         for end in [End::Edge, End::Cloud] {
             if !ip(&["netns", "add", &link.namespace(end)]) {
                 return None;
@@ -146,9 +153,9 @@ impl Link {
         });
         for (seed, [from, to]) in [[&devices[0], &devices[1]], [&devices[1], &devices[0]]].into_iter().enumerate() {
             let [from, to] = [from, to].map(|device| device.try_clone().expect("a device"));
-            let (ends, packets) = (Arc::clone(&self.ends), Arc::clone(&self.packets));
+            let (ends, passed) = (Arc::clone(&self.ends), Arc::clone(&self.passed));
             let chance = fastrand::Rng::with_seed(seed as u64 + 1);
-            self.threads.push(std::thread::spawn(move || forward(from, to, quality, chance, &ends, &packets)));
+            self.threads.push(std::thread::spawn(move || forward(from, to, quality, chance, &ends, &passed)));
         }
     }
 
@@ -214,7 +221,12 @@ impl Link {
 
     /// How many packets came through, both ways together.
     pub fn packets(&self) -> u64 {
-        self.packets.load(Ordering::Relaxed)
+        self.passed.packets.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes those had, with the headers of IP and TCP.
+    pub fn bytes(&self) -> u64 {
+        self.passed.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -255,7 +267,7 @@ fn forward(
     Quality { delay, loss, .. }: Quality,
     mut chance: fastrand::Rng,
     ends: &AtomicBool,
-    packets: &AtomicU64,
+    passed: &Passed,
 ) {
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut packet = [0; 2 * MTU];
@@ -264,7 +276,8 @@ fn forward(
         while let Some((_, packet)) = under_way.pop_front_if(|(due, _)| *due <= now) {
             // A device whose queue is full loses it, as a router would.
             if to.write(&packet).is_ok() {
-                packets.fetch_add(1, Ordering::Relaxed);
+                passed.packets.fetch_add(1, Ordering::Relaxed);
+                passed.bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
             }
         }
         let patience = under_way.front().map_or(LOOK_EVERY, |(due, _)| (*due - now).min(LOOK_EVERY));
@@ -283,6 +296,6 @@ fn forward(
     }
 }
 
-fn ip(arguments: &[&str]) -> bool {
+pub(crate) fn ip(arguments: &[&str]) -> bool {
     succeeds(Command::new("ip").args(arguments))
 }

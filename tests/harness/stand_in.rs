@@ -42,3 +42,14 @@ pub fn stand_in_pipeline(more: impl Fn(&str) -> String) -> String {
     ]
     .join("\n")
 }
+
+/// The same at two sites: `capture`, sixty a second, `preprocess` and `extract` at `edge`, the others at the hub, `cloud`.
+pub fn stand_in_sites(pipeline: &str) -> String {
+    let at_sites = |stage: &str| match stage {
+        "pipeline" => "[site.edge]\n[site.cloud]\nhub = true".to_owned(),
+        "capture" => "site = \"edge\"\nrate = 60".to_owned(),
+        "preprocess" | "extract" => "site = \"edge\"".to_owned(),
+        _ => "site = \"cloud\"".to_owned(),
+    };
+    stand_in_pipeline(at_sites).replacen("faces", pipeline, 1)
+}

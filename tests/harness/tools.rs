@@ -24,7 +24,7 @@ pub struct Tools {
 
 impl Tools {
     /// The program nats-server.
-    pub(crate) fn nats_server(&self) -> &str {
+    pub fn nats_server(&self) -> &str {
         &self.env.iter().find(|(name, _)| name == "CAUSEWAY_NATS_SERVER").expect("set").1
     }
 

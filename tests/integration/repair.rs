@@ -6,6 +6,7 @@ mod letters;
 mod net;
 mod reconcile;
 mod replay;
+mod sites;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,8 @@
 //! A relay over a link that is slow, loses packets and is cut: how much comes through, and how soon it goes on.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_bus::{Bus, First, Outgoing, names};
@@ -11,17 +13,19 @@ use harness::{Across, Cut, Quality, RELAY, Tools, within};
 use serde_json::{Value, json};
 
 /// A link of a town: a round trip takes 20 ms.
-const TOWN: Quality = Quality { delay: Duration::from_millis(10), loss: 0.0, rate: Some(20_000_000) };
+pub(crate) const TOWN: Quality = Quality { delay: Duration::from_millis(10), loss: 0.0, rate: Some(20_000_000) };
 /// Bytes of a message.
 const BYTES: usize = 4000;
 /// Messages a second that are captured meanwhile: 0.9 Mbit/s with their headers.
-const LIVE: u32 = 25;
+pub(crate) const LIVE: u32 = 25;
 /// How long a flow is measured.
 const FLOW: Duration = Duration::from_secs(20);
+/// How long a short cut lasts, and the time to the next: twenty a minute.
+const FLAP: Duration = Duration::from_millis(1500);
 /// How long it is looked what is normal.
 const NORMAL: Duration = Duration::from_secs(20);
 /// Longest that it may take to catch up.
-const PATIENCE: Duration = Duration::from_mins(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(30);
 
 /// What a lossy link carries, beside one TCP connection.
 pub(crate) struct Lossy {
@@ -32,6 +36,19 @@ pub(crate) struct Lossy {
     relays: [f64; 2],
 }
 
+/// What became of many short cuts.
+pub(crate) struct Flaps {
+    cuts: u32,
+    captured: usize,
+    missing: usize,
+    doubled: usize,
+    /// Messages that were sent once more.
+    again: u64,
+    /// Longest time that one waited to come across, and longest that the edge took to store one, ms.
+    waited: f64,
+    stored: f64,
+}
+
 /// What became of a cut.
 pub(crate) struct Outage {
     how: &'static str,
@@ -39,6 +56,8 @@ pub(crate) struct Outage {
     lasted: Duration,
     /// What waited when it ended, messages.
     waited: u64,
+    /// What of it lay at the edge, and the most that may; bytes.
+    spool: (u64, u64),
     /// From its end until the first message came across.
     resumed: Duration,
     /// Bytes a second while it caught up, and what a TCP connection does.
@@ -50,7 +69,7 @@ pub(crate) struct Outage {
     doubled: usize,
 }
 
-fn message(number: usize) -> Outgoing {
+pub(crate) fn message(number: usize) -> Outgoing {
     let meta = Meta::captured(Id::captured("link", &number.to_string()), "extract", Feature::kind(), 0);
     let mut headers = meta.to_headers();
     headers.push((header::CONTENT_TYPE, Codec::Bincode.content_type().into()));
@@ -70,7 +89,7 @@ fn wire_bytes() -> f64 {
 }
 
 /// The time of each message at a site, Unix ns, and how many are there twice.
-async fn times(bus: &Bus) -> (HashMap<Id, u64>, usize) {
+pub(crate) async fn times(bus: &Bus) -> (HashMap<Id, u64>, usize) {
     let mut records = bus.scan("faces_extract", 1, true).await.expect("the link");
     let (mut times, mut doubled) = (HashMap::new(), 0);
     while let Some(record) = records.next().await {
@@ -116,6 +135,51 @@ async fn carried(across: &Across, time: Duration, rate: f64, next: &mut usize) -
     relay.carried.messages() as f64 * wire_bytes() / began.elapsed().as_secs_f64()
 }
 
+/// The link is cut twenty times a minute, by dropped packets and by resets, and whole for as long as it is cut.
+pub(crate) async fn flaps(tools: &Tools, cuts: u32) -> Option<Flaps> {
+    let across = Across::start(tools, TOWN).await?;
+    let [edge, cloud] = across.buses.clone();
+    let relay = across.relay(First::Oldest, None);
+    let ends = Arc::new(AtomicBool::new(false));
+    let (told, at_edge) = (Arc::clone(&ends), edge.clone());
+    let publishing = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / LIVE);
+        let (mut number, mut slowest) = (0, Duration::ZERO);
+        while !told.load(Ordering::Relaxed) {
+            ticks.tick().await;
+            let began = Instant::now();
+            at_edge.publish(&message(number)).await.expect("the edge stores it, whatever the link does");
+            slowest = slowest.max(began.elapsed());
+            number += 1;
+        }
+        (number, slowest)
+    });
+    for cut in 0..cuts {
+        tokio::time::sleep(FLAP).await;
+        // Not in the way of who publishes.
+        let link = Arc::clone(&across.link);
+        let how = if cut % 2 == 0 { Cut::Drop } else { Cut::Reset };
+        tokio::task::spawn_blocking(move || link.cut(how)).await.expect("it is cut");
+        tokio::time::sleep(FLAP).await;
+        let link = Arc::clone(&across.link);
+        tokio::task::spawn_blocking(move || link.heal()).await.expect("it is whole");
+    }
+    ends.store(true, Ordering::Relaxed);
+    let (captured, slowest) = publishing.await.expect("all is published");
+    caught_up(&edge).await;
+    let ((stored, _), (came, doubled)) = (times(&edge).await, times(&cloud).await);
+    let waited = stored.iter().filter_map(|(id, at)| Some(came.get(id)?.saturating_sub(*at))).max();
+    Some(Flaps {
+        cuts,
+        captured,
+        missing: captured - came.len(),
+        doubled,
+        again: relay.carried.again(),
+        waited: waited.unwrap_or_default() as f64 / 1e6,
+        stored: slowest.as_secs_f64() * 1e3,
+    })
+}
+
 /// The link is cut for so long while messages come.
 pub(crate) async fn outage(tools: &Tools, how: Cut, first: First, lasted: Duration) -> Option<Outage> {
     let across = Across::start(tools, TOWN).await?;
@@ -124,11 +188,14 @@ pub(crate) async fn outage(tools: &Tools, how: Cut, first: First, lasted: Durati
     let relay = across.relay(first, None);
     let publishing = across.publish(Duration::from_secs(1) / LIVE, message);
     tokio::time::sleep(NORMAL).await;
+    let held = async || edge.stream_state("faces_extract").await.expect("the edge").expect("its link");
+    let before_cut = held().await.bytes;
     let cut_at = now_ns();
     across.link.cut(how);
     tokio::time::sleep(lasted).await;
     let before = cloud.stream_state("faces_extract").await.expect("the cloud").expect("its link").last_sequence;
     let sent = relay.carried.messages();
+    let spool = held().await;
     let healed = (Instant::now(), now_ns());
     across.link.heal();
     let durable = edge.durable_state("faces_extract", RELAY).await.expect("the edge").expect("the durable");
@@ -159,6 +226,7 @@ pub(crate) async fn outage(tools: &Tools, how: Cut, first: First, lasted: Durati
         first: if first == First::Oldest { "oldest" } else { "newest" },
         lasted,
         waited: durable.pending + durable.unacked,
+        spool: (spool.bytes - before_cut, spool.max_bytes.unwrap_or(u64::MAX)),
         resumed,
         rate: (rate, flow),
         p99: (normal, p99(healed.1 + resumed.as_nanos() as u64, caught_up_at)),
@@ -195,6 +263,28 @@ impl Lossy {
     }
 }
 
+impl Flaps {
+    pub(crate) fn is_well(&self) -> bool {
+        (self.missing, self.doubled) == (0, 0)
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let Self { cuts, captured, missing, doubled, again, waited, stored } = self;
+        json!({
+            "cuts": cuts, "captured": captured, "missing": missing, "doubled": doubled, "again": again,
+            "longest_ms": waited, "longest_at_edge_ms": stored,
+        })
+    }
+
+    pub(crate) fn print(&self) {
+        let Self { cuts, captured, missing, doubled, again, waited, stored } = self;
+        println!(
+            "\n{cuts} cuts of {FLAP:?}, twenty a minute: {captured} captured, {missing} missing, {doubled} there twice; sent again {again}, the \
+             longest wait {waited:.0} ms, the longest at the edge {stored:.0} ms"
+        );
+    }
+}
+
 impl Outage {
     pub(crate) fn is_well(&self) -> bool {
         self.missing == 0 && self.resumed <= Duration::from_secs(2)
@@ -206,6 +296,8 @@ impl Outage {
             "first": self.first,
             "lasted_s": self.lasted.as_secs_f64(),
             "waited": self.waited,
+            "spool_bytes": self.spool.0,
+            "spool_bound": self.spool.1,
             "resumed_s": self.resumed.as_secs_f64(),
             "catch_up_bytes_per_s": self.rate.0,
             "tcp_bytes_per_s": self.rate.1,
@@ -217,10 +309,12 @@ impl Outage {
     }
 
     pub(crate) fn print(&self) {
-        let Self { how, first, lasted, waited, resumed, rate: (rate, flow), p99, missing, doubled } = self;
+        let Self { how, first, lasted, waited, spool, resumed, rate: (rate, flow), p99, missing, doubled } = self;
         println!(
-            "| {how}, {first} first | {:.0} s | {waited} | {:.2} s | {:.2} of {:.2} MB/s | {:.0} ms | {:.0} ms | {missing} | {doubled} |",
+            "| {how}, {first} first | {:.0} s | {waited} | {:.1} of {:.0} MB | {:.2} s | {:.2} of {:.2} MB/s | {:.0} ms | {:.0} ms | {missing} | {doubled} |",
             lasted.as_secs_f64(),
+            spool.0 as f64 / 1e6,
+            spool.1 as f64 / 1e6,
             resumed.as_secs_f64(),
             rate / 1e6,
             flow / 1e6,
@@ -233,7 +327,7 @@ impl Outage {
 /// The head of the table of outages.
 pub(crate) fn print_head() {
     println!(
-        "\n| cut | for | waited | first after it | catch-up, of a TCP connection | p99 before | p99 meanwhile | missing | twice |"
+        "\n| cut | for | waited | on the edge's disk | first after it | catch-up, of a TCP connection | p99 before | p99 meanwhile | missing | twice |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
 }

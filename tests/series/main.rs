@@ -1,8 +1,11 @@
 //! The long series of `./dev chaos`: hundreds of kills of real processes, and the table that docs/guarantees.md has.
 
+mod cycle;
+mod edges;
 mod link;
 mod load;
 mod moves;
+mod native;
 mod sites;
 mod soak;
 mod usage;
@@ -23,9 +26,12 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::link::{Lossy, Outage, lossy, outage};
+use crate::cycle::{cycles, hurried};
+use crate::edges::{Edges, edges};
+use crate::link::{Lossy, Outage, flaps, lossy, outage};
 use crate::load::{Load, load};
 use crate::moves::{Moves, moves};
+use crate::native::{Way, beside_native};
 use crate::sites::{Bytes, Sites, bytes};
 use crate::soak::{Soak, soak};
 
@@ -216,15 +222,56 @@ async fn of_sites(args: &Args) -> ExitCode {
     let bytes: Bytes = bytes(&tools).await;
     eprintln!("keys …");
     let matrix = matrix(&tools).await;
+    let edges = many_edges().await;
+    let (cut, ways) = native(&tools, args).await;
+    eprintln!("short cuts …");
+    let flaps = flaps(&tools, (100.0 * args.share).ceil() as u32).await;
+    eprintln!("power cuts in cuts …");
+    let cycles = cycles(&stand_ins, (10.0 * args.share).ceil() as u32).await;
+    eprintln!("moves right after cuts …");
+    let hurried = hurried(&stand_ins, (20.0 * args.share).ceil() as u32).await;
+    eprintln!("a link that loses packets …");
+    let lossy = lossy(&tools, args.share).await;
     let moves = moves(&stand_ins, (20.0 * args.share).ceil() as u32).await;
     let outages = outages(&tools, args).await;
-    let sites = Sites { outages: &outages, moves: &moves, matrix: &matrix, bytes: &bytes };
+    let sites = Sites {
+        outages: &outages,
+        flaps: flaps.as_ref(),
+        cycles: cycles.as_ref(),
+        hurried: hurried.as_ref(),
+        lossy: lossy.as_ref(),
+        native: ways.as_ref().map(|ways| (cut, ways)),
+        edges: &edges,
+        moves: &moves,
+        matrix: &matrix,
+        bytes: &bytes,
+    };
+    if lossy.is_none() {
+        may_skip("a link needs network namespaces and ping: run as root, with iproute2, iptables and iputils-ping");
+    }
     if args.json {
         println!("{}", sites.to_json());
     } else {
         sites.print();
     }
     if sites.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How it grows with the number of edges.
+async fn many_edges() -> Vec<Edges> {
+    let mut found = Vec::new();
+    for count in [1, 10, 30, 100] {
+        eprintln!("{count} edges …");
+        found.push(edges(count).await);
+    }
+    found
+}
+
+/// A relay beside a source across a leaf node, in a cut of so long.
+async fn native(tools: &Tools, args: &Args) -> (Duration, Option<[Way; 2]>) {
+    eprintln!("a relay beside a source across a leaf node …");
+    let lasts = Duration::from_mins(2).mul_f64(args.share.max(0.1));
+    (lasts, beside_native(tools, lasts).await)
 }
 
 /// A link that is cut for longer than any window, in three ways.

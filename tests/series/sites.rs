@@ -1,4 +1,5 @@
-//! The table of edge and cloud, `./dev sites`: cuts of a link, moves, keys, and what crosses of a photo.
+//! The table of edge and cloud, `./dev sites`: cuts of a link, a relay beside what NATS has itself, many edges, moves, keys, and what
+//! crosses of a photo.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,8 +7,11 @@ use std::time::Duration;
 use harness::{Matrix, Running, Tools, workspace};
 use serde_json::{Value, json};
 
-use crate::link::{Outage, print_head};
+use crate::cycle::{Cycles, Hurried};
+use crate::edges::Edges;
+use crate::link::{Flaps, Lossy, Outage, print_head};
 use crate::moves::Moves;
+use crate::native::Way;
 
 /// Longest that the demo may take.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -51,6 +55,13 @@ fn sizes(folder: &Path) -> u64 {
 /// All of the table.
 pub(crate) struct Sites<'a> {
     pub(crate) outages: &'a [Outage],
+    pub(crate) flaps: Option<&'a Flaps>,
+    pub(crate) cycles: Option<&'a Cycles>,
+    pub(crate) hurried: Option<&'a Hurried>,
+    pub(crate) lossy: Option<&'a Lossy>,
+    /// How long the cut was, and the ways across.
+    pub(crate) native: Option<(Duration, &'a [Way; 2])>,
+    pub(crate) edges: &'a [Edges],
     pub(crate) moves: &'a [Moves],
     pub(crate) matrix: &'a Matrix,
     pub(crate) bytes: &'a Bytes,
@@ -61,12 +72,20 @@ impl Sites<'_> {
         self.matrix.allows.is_empty()
             && self.matrix.denials.is_empty()
             && self.outages.iter().all(Outage::is_well)
+            && self.flaps.is_none_or(Flaps::is_well)
+            && self.cycles.is_none_or(Cycles::is_well)
+            && self.hurried.is_none_or(Hurried::is_well)
+            && self.native.is_none_or(|(_, [ours, _])| ours.is_well())
+            && self.edges.iter().all(Edges::is_well)
             && self.moves.iter().all(Moves::is_well)
     }
 
     pub(crate) fn to_json(&self) -> Value {
         let outages: Vec<Value> = self.outages.iter().map(Outage::to_json).collect();
-        let sum = |key: &str| outages.iter().filter_map(|one| one[key].as_u64()).sum::<u64>();
+        let cuts =
+            outages.iter().cloned().chain(self.flaps.map(Flaps::to_json)).chain(self.cycles.map(Cycles::to_json));
+        let cuts: Vec<Value> = cuts.collect();
+        let sum = |key: &str| cuts.iter().filter_map(|one| one[key].as_u64()).sum::<u64>();
         let numbers = |key: &str| outages.iter().filter_map(|one| one[key].as_f64()).collect::<Vec<_>>();
         let ratios = outages
             .iter()
@@ -84,6 +103,11 @@ impl Sites<'_> {
             "unexpected_denials": self.matrix.denials.len(),
             "bytes_feature": up / (*photos).max(1),
             "bytes_jpeg": jpeg / (*photos).max(1),
+            "cuts": cuts,
+            "moves_after_cuts": self.hurried.map(Hurried::to_json),
+            "lossy_link": self.lossy.map(Lossy::to_json),
+            "native": self.native.map(|(_, ways)| ways.each_ref().map(Way::to_json)),
+            "edges": self.edges.iter().map(Edges::to_json).collect::<Vec<_>>(),
         })
     }
 
@@ -91,6 +115,18 @@ impl Sites<'_> {
         if !self.outages.is_empty() {
             print_head();
             self.outages.iter().for_each(Outage::print);
+        }
+        self.flaps.into_iter().for_each(Flaps::print);
+        self.cycles.into_iter().for_each(Cycles::print);
+        self.hurried.into_iter().for_each(Hurried::print);
+        self.lossy.into_iter().for_each(Lossy::print);
+        if let Some((lasted, ways)) = self.native {
+            Way::print_head(lasted);
+            ways.iter().for_each(Way::print);
+        }
+        if !self.edges.is_empty() {
+            Edges::print_head();
+            self.edges.iter().for_each(Edges::print);
         }
         self.moves.iter().for_each(Moves::print);
         let Matrix { identities, tried, allows, denials } = self.matrix;

@@ -30,6 +30,14 @@ pub(crate) fn usage(pid: u32) -> Option<(f64, usize)> {
     Some((pages * 4096.0 / 1e6, std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count()))
 }
 
+/// What a process, or a thread of this one, has computed so far, seconds.
+pub(crate) fn cpu(of: &Path) -> f64 {
+    let stat = std::fs::read_to_string(of.join("stat")).unwrap_or_default();
+    // Behind the name, which may hold anything: `utime` and `stime`, fields 14 and 15, ticks of 10 ms.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 /// Of the line with the least squares.
 pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;

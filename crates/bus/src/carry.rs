@@ -1,5 +1,6 @@
 //! Carrying what is stored at one site to another: the same subjects, headers and bodies, so the same ids.
 
+mod bring;
 mod budget;
 mod end;
 mod lane;

@@ -23,8 +23,9 @@ const MAX_DELIVER: i64 = 10_000;
 const MAX_ACK_PENDING: i64 = 4096;
 /// Most messages that the writer of a fold holds: it is given no more, so none waits where nobody keeps it alive.
 const PINNED_ACK_PENDING: i64 = 256;
-/// A pinned taker that does not pull for this long loses its pin to a standby.
-const PIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A pinned taker that does not pull for this long loses its pin to a standby, which so is at work within two seconds; one that lives pulls
+/// every second.
+const PIN_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// What the server answers where a durable's files cannot be read or made.
 const CONSUMER_STORE_FAILED: ErrorCode = ErrorCode(10012);

@@ -5,6 +5,7 @@ use async_nats::datetime::{from_nanos, parse_rfc3339};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError};
+use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -77,6 +78,8 @@ const AT_ONCE: (usize, u64) = (512, 1 << 20);
 const ASKED_FOR: u64 = 256;
 /// How long a batch may take of which something comes in again and again: 1 MiB over a link of 8 KiB a second.
 const SLOWEST: Duration = Duration::from_secs(150);
+/// So many later questions are answered before an answer counts as lost.
+const LATER: u32 = 2;
 
 /// Reading what is stored, bit by bit: needs no consumer.
 pub(crate) struct Pieces {
@@ -318,20 +321,8 @@ impl Bus {
         let asked = self.client.publish_with_reply(asked, inbox, request.to_string().into()).await;
         asked.map_err(|error| fail(&error))?;
         let mut records = Vec::new();
-        let began = Instant::now();
         loop {
-            let mut heard = self.received();
-            let answer = loop {
-                match tokio::time::timeout(SILENCE, answers.next()).await {
-                    Ok(answer) => break answer,
-                    // Something comes in: it may be the beginning of a long message, or one of somebody else's before it.
-                    Err(_)
-                        if began.elapsed() < SLOWEST
-                            && self.received() != std::mem::replace(&mut heard, self.received()) => {}
-                    Err(_) => break None,
-                }
-            };
-            let Some(answer) = answer else {
+            let Some(answer) = self.next_of(&mut answers).await else {
                 return Err(BusError::request(what(), "the broker does not answer"));
             };
             match answer.status.map(|status| status.as_u16()) {
@@ -359,6 +350,29 @@ impl Bus {
                 body: answer.payload,
             });
         }
+    }
+
+    /// The next of the answers to a question; `None` where none comes.
+    ///
+    /// It may be the beginning of a long message, or wait behind somebody else's, so it is not missed for as long as something comes in;
+    /// but where the broker has answered what it was asked later, twice, it was lost.
+    async fn next_of(&self, answers: &mut Subscriber) -> Option<Message> {
+        let (began, mut later) = (Instant::now(), 0);
+        while later < LATER && began.elapsed() < SLOWEST {
+            let heard = self.received();
+            match tokio::time::timeout(SILENCE, answers.next()).await {
+                Ok(answer) => return answer,
+                Err(_) if self.received() == heard => return None,
+                Err(_) => {}
+            }
+            tokio::select! {
+                biased;
+                answer = answers.next() => return answer,
+                () = self.is_asked() => later += 1,
+                () = tokio::time::sleep(SILENCE) => {}
+            }
+        }
+        None
     }
 
     /// Plain subscription: messages as they are published, none that were before; what any NATS client sees.

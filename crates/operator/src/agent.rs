@@ -70,7 +70,7 @@ pub(crate) async fn mend(bus: Bus, placed: Placed) {
             if unfolded.open.is_empty() || tried.get(&fold.name) == Some(&unfolded) {
                 continue;
             }
-            match run_lost_again(&bus, &pipeline, &fold.name).await {
+            match run_lost_again(&[(bus.clone(), pipeline.clone())], &fold.name).await {
                 Ok(Some(items)) => {
                     tracing::warn!(
                         stage = fold.name,

@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::{Bus, BusError, names};
-use causeway_pipelines::Pipeline;
+use causeway_pipelines::{Pipeline, RELAY, StageSpec};
 use causeway_schemas::{Id, header};
 use futures::StreamExt as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cli::{PipelineArgs, PlaceArgs, connect, of_one_site};
+use crate::cli::{PipelineArgs, PlaceArgs};
 use crate::home::{Home, Process, Running};
-use crate::reconcile::Look;
-use crate::up::heartbeats;
-use plan::{Fault, Sort, plan};
+use crate::layout;
+use crate::reached::Reached;
+use crate::reconcile::{Look, is_home};
+use crate::up::heartbeats_at;
+use plan::{Fault, Sort, Whom, plan};
 use told::{Recovery, Told};
 use watch::Watch;
 
@@ -34,6 +36,9 @@ was captured has all its outcomes, each of them once, and what a killed replica 
 
 Before each fault it is noted what the stage holds; the time until all of that has its outcomes is the recovery. The next fault \
 waits for it, unless --overlap is given. At the end everything that was captured has to have its outcomes.
+
+Of a pipeline with several sites all that run here are harmed, relays too, one server after the other; an item has its outcomes when \
+they are where it was captured.
 
 It reads only what any reader of the pipeline's subjects could read. It signals only processes that `up` says are its own.
 
@@ -88,7 +93,6 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub(crate) async fn chaos(args: ChaosArgs) -> anyhow::Result<ExitCode> {
     let pipeline = args.pipeline.load_at(&args.place)?;
-    of_one_site(&pipeline, "do harm to")?;
     let home = args.place.home();
     let running = home.running().filter(|running| Process::of(running.pid).is_alive());
     let Some(running) = running else {
@@ -100,45 +104,72 @@ pub(crate) async fn chaos(args: ChaosArgs) -> anyhow::Result<ExitCode> {
     if running.pipeline != pipeline.name {
         bail!("{} runs there, not {}: name its file", running.file.display(), pipeline.name);
     }
-    let stages = stages(&pipeline, &args.stage)?;
-    if running.server.is_none() && args.faults.iter().any(|sort| matches!(sort, Sort::Server | Sort::PauseServer)) {
+    let servers = servers(&running);
+    if servers.is_empty() && args.faults.iter().any(|sort| matches!(sort, Sort::Server | Sort::PauseServer)) {
         bail!(
             "cannot harm the server {}: it is not one that `up` started; leave `server` out of --faults",
             running.nats
         );
     }
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
-    let faults = plan(seed, args.count as usize, Duration::from_secs_f64(args.every), &args.faults, &stages);
-    let connection = connect(&pipeline, &args.place).await?;
-    let bus = &connection.bus;
-    eprintln!("chaos with --seed {seed}: {} faults on {}", faults.len(), pipeline.name);
-    let watch = Watch::start(bus, &pipeline);
-    let mut chaos = Chaos { args: &args, pipeline: &pipeline, home, bus, watch, told: Told::new(seed) };
-    let done = chaos.run(&faults).await;
-    let told = chaos.told;
-    connection.close().await;
-    done?;
+    let reached = Reached::here(&pipeline, &args.place).await?;
+    let done = async {
+        let sites = reached.sites().await?;
+        if !sites.iter().any(|(_, seen)| seen.stages_here().any(StageSpec::is_source)) {
+            bail!(
+                "cannot judge {}: nothing is captured at {}, and what became of an item shows where it was captured",
+                pipeline.name,
+                reached.names()
+            );
+        }
+        let stages = stages(&sites, &args.stage)?;
+        let whom = Whom { stages: &stages, servers: &servers };
+        let faults = plan(seed, args.count as usize, Duration::from_secs_f64(args.every), &args.faults, &whom);
+        eprintln!("chaos with --seed {seed}: {} faults on {}", faults.len(), pipeline.name);
+        let watch = Watch::start(&sites);
+        let mut chaos = Chaos { args: &args, sites, home, watch, told: Told::new(seed) };
+        chaos.run(&faults).await?;
+        Ok(chaos.told)
+    }
+    .await;
+    reached.close().await;
+    let told = done?;
     told.print(args.json)?;
     Ok(if told.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The stages that harm is done to.
-fn stages(pipeline: &Pipeline, wanted: &[String]) -> anyhow::Result<Vec<String>> {
-    let known = || pipeline.stages.iter().map(|stage| stage.name.clone());
-    if let Some(strange) = wanted.iter().find(|name| pipeline.stage(name).is_none()) {
-        let known: Vec<String> = known().collect();
-        bail!("cannot find [stage.{strange}] in {}: it has {}", pipeline.name, known.join(", "));
+/// The stages that harm is done to, of those that run here; a relay is one of them.
+fn stages(sites: &[(Bus, Pipeline)], wanted: &[String]) -> anyhow::Result<Vec<String>> {
+    let is_here = |stage: &StageSpec| sites.iter().any(|(_, seen)| stage.runs_at(&seen.here));
+    let pipeline = &sites[0].1;
+    let here = pipeline.stages.iter().cloned().chain(pipeline.relay()).filter(is_here);
+    let known: Vec<String> = here.map(|stage| stage.name).collect();
+    if let Some(strange) = wanted.iter().find(|name| !known.contains(name)) {
+        bail!("cannot find [stage.{strange}] of {} here: it has {}", pipeline.name, known.join(", "));
     }
-    Ok(known().filter(|name| wanted.is_empty() || wanted.contains(name)).collect())
+    Ok(known.into_iter().filter(|name| wanted.is_empty() || wanted.contains(name)).collect())
+}
+
+/// The sites whose servers `up` has started.
+fn servers(running: &Running) -> Vec<String> {
+    running.sites.iter().filter(|site| site.server.is_some()).map(|site| site.name.clone()).collect()
 }
 
 struct Chaos<'a> {
     args: &'a ChaosArgs,
-    pipeline: &'a Pipeline,
+    /// All sites that run here, each with the pipeline as it is placed there.
+    sites: Vec<(Bus, Pipeline)>,
     home: Home,
-    bus: &'a Bus,
     watch: Watch,
     told: Told,
+}
+
+/// Places in a stream, behind the ack floor of who takes there and up to what was delivered to him.
+struct Span {
+    bus: Bus,
+    stream: String,
+    first: u64,
+    last: u64,
 }
 
 /// What is harmed.
@@ -186,10 +217,10 @@ impl Chaos<'_> {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "cannot {}: it does not run, after {} s; see {}",
+                    "cannot {}: it does not run, after {} s; see the logs in {}",
                     fault.name(),
                     self.args.settle,
-                    self.home.log(&fault.stages[0]).display()
+                    self.home.logs().display()
                 );
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -198,19 +229,22 @@ impl Chaos<'_> {
 
     /// What a fault is done to; `None` while it does not run.
     fn processes(&self, fault: &Fault, running: &Running) -> Option<Vec<Process>> {
-        if matches!(fault.sort, Sort::Server | Sort::PauseServer) {
-            return running.server.filter(|server| server.is_alive()).map(|server| vec![server]);
+        if let Some(site) = &fault.server {
+            let server = running.sites.iter().find(|one| one.name == *site)?.server;
+            return server.filter(|server| server.is_alive()).map(|server| vec![server]);
         }
         let mut processes = Vec::new();
         for name in &fault.stages {
-            let process = running.stages.iter().find(|(stage, _)| stage == name).map(|(_, process)| *process);
-            let is_source = self.pipeline.stage(name).is_some_and(causeway_pipelines::StageSpec::is_source);
-            match process {
-                Some(process) if process.is_alive() => processes.push(process),
-                // A source that has ended is listed no more.
-                None if is_source => {}
-                _ => return None,
+            // At several sites it is called after each.
+            let is_its = |called: &str| called.split('@').next() == Some(name);
+            let its = running.stages.iter().filter(|(called, _)| is_its(called)).map(|(_, process)| *process);
+            let its: Vec<Process> = its.collect();
+            let is_source = self.sites[0].1.stage(name).is_some_and(StageSpec::is_source);
+            // A source that has ended is listed no more.
+            if (its.is_empty() && !is_source) || !its.iter().all(|process| process.is_alive()) {
+                return None;
             }
+            processes.extend(its);
         }
         Some(processes)
     }
@@ -220,16 +254,21 @@ impl Chaos<'_> {
         running.context("`causeway up` has ended: run it without --until-drained, and see why it did")
     }
 
-    /// More replicas than one say that they live.
+    /// More replicas than one say that they live, wherever it is.
     async fn is_warm(&self, stage: &str) -> bool {
-        let site = [(self.bus.clone(), self.pipeline.clone())];
-        let beats = heartbeats(&site).await.unwrap_or_default();
         let alive = |pid: u32| Process::of(pid).is_alive();
-        beats.iter().filter(|beat| beat.stage == stage && beat.state == "running" && alive(beat.pid)).count() > 1
+        let mut fewest = None;
+        for (bus, _) in &self.sites {
+            let beats = heartbeats_at(bus).await.unwrap_or_default();
+            let of_it = beats.iter().filter(|beat| beat.stage == stage && beat.state == "running" && alive(beat.pid));
+            let replicas = Some(of_it.count()).filter(|&replicas| replicas > 0);
+            fewest = fewest.into_iter().chain(replicas).min();
+        }
+        fewest > Some(1)
     }
 
     async fn strike(&self, fault: &Fault, victims: &Victims) -> anyhow::Result<Recovery> {
-        let is_server = matches!(fault.sort, Sort::Server | Sort::PauseServer);
+        let is_server = fault.server.is_some();
         // The server is asked before it is harmed; a stage's durable when the stage can take no more: what it asked for before it
         // was stopped comes to it all the same.
         let before = if is_server { Some(self.spans(&fault.stages).await?) } else { None };
@@ -267,16 +306,22 @@ impl Chaos<'_> {
         Ok(Recovery::Never)
     }
 
-    /// The places in their streams of what the stages may hold: behind the ack floor, up to what was delivered.
-    async fn spans(&self, stages: &[String]) -> Result<Vec<(String, u64, u64)>, BusError> {
+    /// What the stages may hold.
+    async fn spans(&self, stages: &[String]) -> Result<Vec<Span>, BusError> {
+        let is_its = |durable: &str| {
+            let mut stages = stages.iter();
+            stages.any(|stage| stage == durable || (stage == RELAY && durable.starts_with(&names::relay(""))))
+        };
         let mut spans = Vec::new();
-        for stage in stages.iter().filter_map(|name| self.pipeline.stage(name)) {
-            for from in &stage.from {
-                let stream = names::stream(&self.pipeline.name, from);
-                if let Some(durable) = self.bus.durable_state(&stream, &stage.name).await?
-                    && durable.unacked > 0
-                {
-                    spans.push((stream, durable.ack_floor + 1, durable.delivered));
+        for (bus, seen) in &self.sites {
+            for wish in layout::streams(seen) {
+                for durable in wish.durables.iter().filter(|durable| is_its(&durable.name)) {
+                    if let Some(state) = bus.durable_state(&wish.name, &durable.name).await?
+                        && state.unacked > 0
+                    {
+                        let (first, last) = (state.ack_floor + 1, state.delivered);
+                        spans.push(Span { bus: bus.clone(), stream: wish.name.clone(), first, last });
+                    }
                 }
             }
         }
@@ -284,10 +329,10 @@ impl Chaos<'_> {
     }
 
     /// The captured ids of what is there; asked until the broker answers.
-    async fn held(&self, spans: &[(String, u64, u64)], deadline: Instant) -> anyhow::Result<HashSet<Id>> {
+    async fn held(&self, spans: &[Span], deadline: Instant) -> anyhow::Result<HashSet<Id>> {
         let mut held = HashSet::new();
-        for (stream, first, last) in spans {
-            while let Err(error) = self.roots(stream, *first, *last, &mut held).await {
+        for span in spans {
+            while let Err(error) = span.roots(&self.sites, &mut held).await {
                 if Instant::now() > deadline {
                     return Err(error.into());
                 }
@@ -297,19 +342,6 @@ impl Chaos<'_> {
         Ok(held)
     }
 
-    async fn roots(&self, stream: &str, first: u64, last: u64, held: &mut HashSet<Id>) -> Result<(), BusError> {
-        let mut records = self.bus.scan(stream, first, true).await?;
-        while let Some(record) = records.next().await {
-            let record = record?;
-            if record.sequence > last {
-                break;
-            }
-            let id = record.headers.id(header::ID).unwrap_or_else(|| Id::stored(stream, record.sequence));
-            held.insert(record.headers.id(header::ROOT).unwrap_or(id));
-        }
-        Ok(())
-    }
-
     /// Waits until everything that was captured has its outcomes, as long as outcomes come, and says what has not.
     async fn judge(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
@@ -317,7 +349,7 @@ impl Chaos<'_> {
         let captured: HashSet<Id> = self.look(began).await?.captured.keys().copied().collect();
         loop {
             let look = self.look(began).await?;
-            let judged = |id: &&Id| captured.contains(id) && look.captured[id].stored_at >= look.horizon;
+            let judged = |id: &&Id| captured.contains(id) && look.is_judged(&look.captured[id]);
             let open: Vec<Id> =
                 look.captured.keys().filter(judged).filter(|id| !look.ledger.is_complete(**id)).copied().collect();
             let quiet = self.watch.last().max(began).elapsed();
@@ -333,7 +365,7 @@ impl Chaos<'_> {
     /// A look that a broker which is just coming back may answer later.
     async fn look(&self, began: Instant) -> anyhow::Result<Look> {
         loop {
-            match Look::at(self.bus, self.pipeline).await {
+            match Look::at(&self.sites).await {
                 Err(error) if began.elapsed() > self.settle() => return Err(error),
                 Err(_) => tokio::time::sleep(LOOK_EVERY).await,
                 looked => return looked,
@@ -343,6 +375,26 @@ impl Chaos<'_> {
 
     fn settle(&self) -> Duration {
         Duration::from_secs_f64(self.args.settle)
+    }
+}
+
+impl Span {
+    async fn roots(&self, sites: &[(Bus, Pipeline)], held: &mut HashSet<Id>) -> Result<(), BusError> {
+        let Self { bus, stream, first, last } = self;
+        let mut records = bus.scan(stream, *first, true).await?;
+        while let Some(record) = records.next().await {
+            let record = record?;
+            if record.sequence > *last {
+                break;
+            }
+            // What was captured elsewhere has its outcomes there.
+            if sites[0].1.is_split() && !sites.iter().any(|(_, seen)| is_home(&record.subject, seen)) {
+                continue;
+            }
+            let id = record.headers.id(header::ID).unwrap_or_else(|| Id::stored(stream, record.sequence));
+            held.insert(record.headers.id(header::ROOT).unwrap_or(id));
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
 use causeway_bus::{Bus, Credentials};
 use causeway_pipelines::{Override, Pipeline, json_schema, tests_json_schema};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -224,14 +223,6 @@ impl PlaceArgs {
 /// A path of a pipeline file: relative ones are relative to its folder.
 pub(crate) fn beside(pipeline: &Pipeline, file: &Path) -> PathBuf {
     pipeline.file.parent().unwrap_or(Path::new(".")).join(file)
-}
-
-/// For what is not done yet where a pipeline has several sites.
-pub(crate) fn of_one_site(pipeline: &Pipeline, what: &str) -> anyhow::Result<()> {
-    if pipeline.is_split() {
-        bail!("cannot {what} {} yet: it has {} sites", pipeline.file.display(), pipeline.sites.len());
-    }
-    Ok(())
 }
 
 impl PipelineFlags {

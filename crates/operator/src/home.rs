@@ -91,7 +91,12 @@ impl Home {
 
     /// A stage's log.
     pub(crate) fn log(&self, stage: &str) -> PathBuf {
-        self.dir.join("logs").join(format!("{stage}.log"))
+        self.logs().join(format!("{stage}.log"))
+    }
+
+    /// The folder of all logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
     }
 
     /// The report of a run.

@@ -29,6 +29,7 @@ mod once;
 mod people;
 mod placement;
 mod progress;
+mod reached;
 mod reconcile;
 mod replay;
 mod report;

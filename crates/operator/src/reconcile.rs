@@ -2,24 +2,25 @@
 
 mod look;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use causeway_bus::{Bus, BusError, PublishError};
-use causeway_pipelines::Pipeline;
+use causeway_pipelines::{Pipeline, StageSpec};
 use causeway_schemas::{Frame, Id, Message as _, decode, header};
 use causeway_stage::{Unfolded, again, read_ledger};
 use serde_json::json;
 
-use crate::cli::{PipelineArgs, PlaceArgs, connect, of_one_site};
+use crate::cli::{PipelineArgs, PlaceArgs};
 use crate::content::short;
+use crate::reached::Reached;
 use crate::results::Results;
 use crate::terminal::{count, one_line, print_line};
 use crate::{generation, kept};
-pub(crate) use look::Look;
-use look::{Captured, Gone};
+use look::{Captured, Gone, Lost};
+pub(crate) use look::{Look, is_home};
 
 /// How long a full capture stream is waited for before the command gives up.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MAX_GAPS: usize = 8;
 /// Most characters of an item's name.
 const MAX_ITEM: usize = 120;
+/// How a lost item is told.
+const LOST: &str = "lost      ";
 
 /// What `--help` says.
 pub(crate) const LONG: &str = "\
@@ -42,6 +45,9 @@ has no copy left is named as lost: a folder is read again by the next `causeway 
 
 What a fold has lost of its changelog, for which it stops and names this command, is run again too: it puts each where its outcome \
 says that it was, and goes on.
+
+Of a pipeline with several sites all that run here are looked at; with --site that one, and the hub where its address and credentials \
+in the pipeline file let it be read. An outcome that is gone where its item was captured, and that another site has, is brought back.
 
 Messages of the capture stream that the broker gave once and has no more are told as gone, once; those of which nothing else \
 is stored cannot be named.
@@ -77,108 +83,170 @@ struct Found {
     under_way: usize,
     /// Captured before the oldest outcome that is kept: their outcomes may have been there.
     not_judged: usize,
+    /// What has outcomes that another site had, which were brought back, or would be, with the item's name.
+    brought: Vec<(Id, String)>,
     /// What was sent again, or would be, with the item's name.
     again: Vec<(Id, String)>,
     /// What has no copy to be run from, with the item's name where any outcome tells it.
     lost: Vec<(Id, String)>,
     /// What is missing of the capture streams, and was not told before.
     gone: Vec<Gone>,
+    /// How many a fold has lost and that were captured at sites that were not looked at: it does not go on yet.
+    elsewhere: usize,
     /// Sent again and without its outcomes when the time was over.
     unanswered: usize,
 }
 
 pub(crate) async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let pipeline = args.pipeline.load_at(&args.place)?;
-    of_one_site(&pipeline, "reconcile")?;
-    let connection = connect(&pipeline, &args.place).await?;
-    let stored_only = connection.is_store_only();
+    let reached = Reached::with_hub(&pipeline, &args.place).await?;
+    let stored_only = reached.is_store_only();
     let found = async {
+        reached.check_runs("reconcile")?;
         if stored_only && args.wait.is_some() {
             bail!("cannot wait for outcomes: nothing runs here; without --wait they come with the next `causeway up`");
         }
-        run(&connection.bus, &pipeline, &args).await
+        let sites = reached.sites().await?;
+        if !sites.iter().any(|(_, seen)| seen.stages_here().any(StageSpec::is_source)) {
+            bail!(
+                "cannot reconcile {}: nothing is captured at {}; run it where something is, with --site",
+                pipeline.name,
+                reached.names()
+            );
+        }
+        run(&sites, &args).await
     }
     .await;
-    connection.close().await;
+    let not_reached = reached.not_reached().cloned();
+    reached.close().await;
     let found = found?;
+    if let Some((site, why)) = not_reached {
+        eprintln!(
+            "{site} was not looked at: {why}; what is under way there counts as open, and done twice it counts once"
+        );
+    }
     if args.json {
         print_line(found.to_json(args.wait.is_some()))?;
     } else {
         found.print(&args, stored_only)?;
     }
-    let well = found.lost.is_empty() && found.unknown() == 0 && found.unanswered == 0;
+    let well = found.lost.is_empty() && found.unknown() == 0 && found.unanswered == 0 && found.elsewhere == 0;
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn run(bus: &Bus, pipeline: &Pipeline, args: &ReconcileArgs) -> anyhow::Result<Found> {
-    let look = Look::at(bus, pipeline).await?;
+async fn run(sites: &[(Bus, Pipeline)], args: &ReconcileArgs) -> anyhow::Result<Found> {
+    let mut look = Look::at(sites).await?;
+    let brought = bring_back(sites, &mut look, args.dry_run).await?;
     let unfolded = look.unfolded();
     let mut found = Found {
         captured: look.captured.len(),
         complete: look.captured.keys().filter(|id| look.ledger.is_complete(**id) && !unfolded.contains(id)).count(),
         under_way: look.captured.keys().filter(|id| look.is_under_way(**id) && !unfolded.contains(id)).count(),
+        elsewhere: look
+            .lost_by_folds
+            .iter()
+            .flat_map(|lost| lost.unfolded.waits_for())
+            .filter(|id| !look.is_known(id))
+            .count(),
         ..Found::default()
     };
-    let mut generation = None;
+    let mut generations = HashMap::new();
     let is_to_run = |id: &Id| look.is_open(*id) || unfolded.contains(id);
     let mut to_run: Vec<_> = look.captured.iter().filter(|(id, _)| is_to_run(id)).collect();
     to_run.sort_by_key(|(_, captured)| captured.place());
     for (&id, captured) in to_run {
-        if captured.stored_at < look.horizon && !unfolded.contains(&id) {
+        if !look.is_judged(captured) && !unfolded.contains(&id) {
             found.not_judged += 1;
             continue;
         }
-        match run_again(bus, id, captured, args.dry_run, &mut generation).await {
+        let generation = generations.entry(captured.site.as_str()).or_insert(None);
+        match run_again(bus_at(sites, &captured.site), id, captured, args.dry_run, generation).await {
             Ok(Some(item)) => found.again.push((id, item)),
             Ok(None) => found.lost.push((id, String::new())),
             Err(error) => bail!("{} sent again, then: {error:#}", count(found.again.len(), "item")),
         }
     }
     found.lost.extend(look.without_copy().map(|id| (id, String::new())));
-    if !found.lost.is_empty() {
+    found.brought = brought.into_iter().map(|id| (id, String::new())).collect();
+    let is_to_name = !(found.lost.is_empty() && found.brought.is_empty());
+    for (bus, pipeline) in sites.iter().filter(|_| is_to_name) {
         let results = Results::read(bus, pipeline).await?;
-        for (id, item) in &mut found.lost {
-            *item = results.capture(*id).map_or_else(String::new, |capture| capture.item.clone());
+        let name = |id: Id| Some(results.capture(id)?.item.clone());
+        for (id, item) in found.lost.iter_mut().filter(|(_, item)| item.is_empty()) {
+            *item = name(*id).unwrap_or_default();
+        }
+        for (id, item) in found.brought.iter_mut().filter(|(_, item)| item.is_empty()) {
+            *item = name(*id).unwrap_or_default();
         }
     }
     found.gone = look.gone();
     if !args.dry_run {
-        for (stage, unfolded) in &look.unfolded_of {
-            unfolded.clone().settle().store(bus, stage).await?;
+        for Lost { site, stage, unfolded } in &look.lost_by_folds {
+            let seen_to: Vec<Id> = unfolded.waits_for().filter(|id| look.is_known(id)).copied().collect();
+            unfolded.clone().see_to(seen_to).store(bus_at(sites, site), stage).await?;
         }
-        for Gone { stream, ranges, .. } in &found.gone {
-            kept::told(bus, stream, ranges).await?;
+        for Gone { site, stream, ranges, .. } in &found.gone {
+            kept::told(bus_at(sites, site), stream, ranges).await?;
         }
-        for (stream, sequence) in look.needless_copies() {
-            kept::removed(bus, stream, &[(sequence, sequence)]).await?;
-            bus.delete_message(stream, sequence).await?;
+        for Captured { site, stream, sequence, .. } in look.needless_copies() {
+            let bus = bus_at(sites, site);
+            kept::removed(bus, stream, &[(*sequence, *sequence)]).await?;
+            bus.delete_message(stream, *sequence).await?;
         }
     }
     if let Some(seconds) = args.wait {
-        found.unanswered = wait(bus, pipeline, &found.again, Duration::from_secs(seconds)).await?;
+        found.unanswered = wait(sites, &look, &found.again, Duration::from_secs(seconds)).await?;
     }
     Ok(found)
 }
 
-/// Runs again what the changelog of a fold has lost at its end, where all of it is kept: nothing is lost then, and nobody has to
-/// decide. Gives how many items; `None` where it has lost none, or some have no copy.
-pub(crate) async fn run_lost_again(bus: &Bus, pipeline: &Pipeline, fold: &str) -> anyhow::Result<Option<usize>> {
-    // What was captured elsewhere is not here to be run again.
-    if pipeline.is_split() {
-        return Ok(None);
+/// The bus of a site that was looked at.
+fn bus_at<'a>(sites: &'a [(Bus, Pipeline)], site: &str) -> &'a Bus {
+    let at = sites.iter().find(|(_, seen)| seen.here == site);
+    &at.expect("what was found was found at one of them").0
+}
+
+/// Stores outcomes where their items were captured that another site has: their way back was lost with the store that they had come
+/// to, and nobody would bring them once more, since where they were made they are there. Gives the items.
+async fn bring_back(sites: &[(Bus, Pipeline)], look: &mut Look, dry_run: bool) -> anyhow::Result<BTreeSet<Id>> {
+    let (mut items, mut outcomes) = (BTreeSet::new(), Vec::new());
+    for one in look.to_bring() {
+        let from = bus_at(sites, &one.site);
+        let Some(record) = from.message_at(&one.stream, one.sequence).await? else { continue };
+        if !dry_run {
+            match bus_at(sites, &one.home).bring(from, &one.site, record).await {
+                Ok(_) => {}
+                // It is run again.
+                Err(BusError::NoBody(_)) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        items.insert(one.outcome.root);
+        outcomes.push(one.outcome.clone());
     }
+    for outcome in &outcomes {
+        look.ledger.outcome(outcome);
+    }
+    Ok(items)
+}
+
+/// Runs again what the changelog of a fold, at the first of these sites, has lost at its end, where all of it is kept at one of them:
+/// nothing is lost then, and nobody has to decide. Gives how many items; `None` where it has lost none, or some have no copy.
+pub(crate) async fn run_lost_again(sites: &[(Bus, Pipeline)], fold: &str) -> anyhow::Result<Option<usize>> {
+    let bus = &sites[0].0;
     let unfolded = Unfolded::read(bus, fold).await?;
     if unfolded.open.is_empty() {
         return Ok(None);
     }
-    let look = Look::at(bus, pipeline).await?;
+    let look = Look::at(sites).await?;
     let kept: Option<Vec<_>> = unfolded.open.iter().map(|id| Some((*id, look.captured.get(id)?))).collect();
     let Some(mut kept) = kept else { return Ok(None) };
     kept.sort_by_key(|(_, captured)| captured.place());
-    let mut generation = None;
+    let mut generations = HashMap::new();
     for dry_run in [true, false] {
         for (id, captured) in &kept {
-            if run_again(bus, *id, captured, dry_run, &mut generation).await?.is_none() {
+            let generation = generations.entry(captured.site.as_str()).or_insert(None);
+            if run_again(bus_at(sites, &captured.site), *id, captured, dry_run, generation).await?.is_none() {
                 return Ok(None);
             }
         }
@@ -232,12 +300,19 @@ async fn run_again(
 }
 
 /// Waits until all of them are complete; gives how many are not when the time is over.
-async fn wait(bus: &Bus, pipeline: &Pipeline, sent: &[(Id, String)], patience: Duration) -> anyhow::Result<usize> {
+async fn wait(
+    sites: &[(Bus, Pipeline)],
+    look: &Look,
+    sent: &[(Id, String)],
+    patience: Duration,
+) -> anyhow::Result<usize> {
     let began = Instant::now();
     let mut open: BTreeSet<Id> = sent.iter().map(|&(id, _)| id).collect();
     while !open.is_empty() {
-        let ledger = read_ledger(bus, pipeline).await?;
-        open.retain(|&id| !ledger.is_complete(id));
+        for (bus, pipeline) in sites {
+            let ledger = read_ledger(bus, pipeline).await?;
+            open.retain(|id| look.captured[id].site != pipeline.here || !ledger.is_complete(*id));
+        }
         if began.elapsed() > patience {
             break;
         }
@@ -254,16 +329,17 @@ impl Found {
 
     fn print(&self, args: &ReconcileArgs, stored_only: bool) -> anyhow::Result<()> {
         let verb = if args.dry_run { "open      " } else { "sent again" };
-        let lines = self.again.iter().map(|one| (verb, one)).chain(self.lost.iter().map(|one| ("lost      ", one)));
-        for (what, (id, item)) in lines {
+        let brought = self.brought.iter().map(|one| ("elsewhere ", one));
+        let again = self.again.iter().map(|one| (verb, one));
+        for (what, (id, item)) in brought.chain(again).chain(self.lost.iter().map(|one| (LOST, one))) {
             // A lost one is named whole: a reader searches for it.
-            let id = if what == verb { short(id) } else { id.to_string() };
+            let id = if what == LOST { id.to_string() } else { short(id) };
             print_line(format!("{what}  {id}  {}", one_line(item, MAX_ITEM)).trim_end())?;
         }
         for gone in &self.gone {
             print_line(gone.line())?;
         }
-        let Self { captured, complete, under_way, not_judged, again, lost, unanswered, .. } = self;
+        let Self { captured, complete, under_way, not_judged, again, lost, unanswered, brought, elsewhere, .. } = self;
         let sent = if args.dry_run { "open" } else { "sent again" };
         let not_judged = match not_judged {
             0 => String::new(),
@@ -275,6 +351,16 @@ impl Found {
             again.len(),
             lost.len()
         );
+        if !brought.is_empty() {
+            let verb = if args.dry_run { "would be brought back" } else { "were brought back" };
+            eprintln!("outcomes of {} were at another site alone and {verb}", count(brought.len(), "item"));
+        }
+        if *elsewhere > 0 {
+            let items = count(*elsewhere, "item");
+            eprintln!(
+                "a fold waits for {items} that it has lost, captured at sites that were not looked at: reconcile there"
+            );
+        }
         if args.wait.is_some() {
             eprintln!("{unanswered} of those sent again have not all their outcomes yet");
         } else if stored_only && !args.dry_run && !again.is_empty() {
@@ -291,8 +377,10 @@ impl Found {
             "complete": self.complete,
             "under_way": self.under_way,
             "not_judged": self.not_judged,
+            "brought_back": named(&self.brought),
             "again": named(&self.again),
             "lost": named(&self.lost),
+            "waits_elsewhere": self.elsewhere,
             "unanswered": waited.then_some(self.unanswered),
             "gone": self.gone.iter().map(Gone::to_json).collect::<Vec<_>>(),
         })
@@ -302,7 +390,7 @@ impl Found {
 impl Gone {
     /// It is told once.
     fn line(&self) -> String {
-        let Self { stream, ranges, unknown } = self;
+        let Self { stream, ranges, unknown, .. } = self;
         let messages: u64 = ranges.iter().map(|(first, last)| last - first + 1).sum();
         let gaps: Vec<String> =
             ranges.iter().take(MAX_GAPS).map(|(first, last)| format!("{first} to {last}")).collect();
@@ -317,6 +405,6 @@ impl Gone {
     }
 
     fn to_json(&self) -> serde_json::Value {
-        json!({ "stream": self.stream, "ranges": self.ranges, "unknown": self.unknown })
+        json!({ "site": self.site, "stream": self.stream, "ranges": self.ranges, "unknown": self.unknown })
     }
 }

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use causeway_bus::{BucketWish, Bus, names};
-use causeway_pipelines::Pipeline;
+use causeway_pipelines::{Pipeline, StageSpec};
 use serde_json::json;
 
-use crate::cli::{Connection, PipelineArgs, PlaceArgs, connect, of_one_site};
+use crate::cli::{Connection, PipelineArgs, PlaceArgs, connect};
+use crate::reached::connect_hub;
 use crate::results::Results;
 use crate::session::{Session, Where};
 use crate::terminal::{bytes, count, print, print_line};
@@ -28,7 +29,8 @@ threshold, more people enrolled. The run has streams, tables and results of its 
 PIPELINE-replay-RUN, and gets the people that are enrolled now; live results are only read. What it made is removed at its end, \
 unless it is kept.
 
-Inputs are the copies that the capture stream keeps (`keep.captured`); --from and --to are the times at which they were stored.";
+Inputs are the copies that the capture stream keeps (`keep.captured`); --from and --to are the times at which they were stored. Of a \
+pipeline with several sites all stages run where the items were captured, and who is enrolled is read at the hub.";
 
 /// The arguments of `replay`.
 #[derive(Debug, clap::Args)]
@@ -88,8 +90,7 @@ struct Outcome {
 }
 
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
-    let pipeline = args.pipeline.load_at(&args.place)?;
-    of_one_site(&pipeline, "replay")?;
+    let pipeline = where_captured(args.pipeline.load_at(&args.place)?, &args.place)?;
     let span = Span { from: args.from, to: args.to };
     if let Some(run) = &args.remove {
         let connection = connect(&pipeline, &args.place).await?;
@@ -110,6 +111,29 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let ran = run(&connection, &pipeline, &args, span).await;
     connection.close().await;
     ran
+}
+
+/// A pipeline as it is seen from where its items were captured: that is where their copies are, and all their outcomes.
+fn where_captured(pipeline: Pipeline, place: &PlaceArgs) -> anyhow::Result<Pipeline> {
+    if pipeline.stages_here().any(StageSpec::is_source) {
+        return Ok(pipeline);
+    }
+    let sources = pipeline.stages.iter().filter(|stage| stage.is_source());
+    let sites: BTreeSet<&String> = sources.flat_map(|stage| &stage.sites).collect();
+    match sites.iter().next().copied() {
+        Some(only) if sites.len() == 1 && place.site.is_none() && place.nats.is_none() => {
+            let only = only.clone();
+            Ok(pipeline.at(&only)?)
+        }
+        _ => {
+            let sites: Vec<&str> = sites.into_iter().map(String::as_str).collect();
+            bail!(
+                "cannot replay what was captured at {}: nothing is; say --site, with one of {}",
+                pipeline.here,
+                sites.join(", ")
+            )
+        }
+    }
 }
 
 async fn run(connection: &Connection, pipeline: &Pipeline, args: &ReplayArgs, span: Span) -> anyhow::Result<ExitCode> {
@@ -197,7 +221,7 @@ impl<'a> Replay<'a> {
         inputs: &[Input],
         generation: u32,
     ) -> anyhow::Result<bool> {
-        copy_table(&connection.bus, &session.bus, names::PEOPLE).await?;
+        self.copy_people(connection, &session.bus).await?;
         for input in inputs {
             inputs::send(&connection.bus, &session.bus, input, &self.name, generation).await?;
         }
@@ -213,6 +237,22 @@ impl<'a> Replay<'a> {
             ..RunOptions::default()
         };
         Ok(up::run(session, &options).await?.interrupted)
+    }
+
+    /// The people that are enrolled now: at the hub, where there are several sites.
+    async fn copy_people(&self, connection: &Connection, run: &Bus) -> anyhow::Result<()> {
+        let is_read = |stage: &StageSpec| stage.tables().contains(&names::PEOPLE);
+        if !self.live.stages.iter().any(is_read) {
+            return Ok(());
+        }
+        if self.live.hub().name == self.live.here {
+            return copy_table(&connection.bus, run, names::PEOPLE).await;
+        }
+        let hub = connect_hub(&self.live, &self.args.place).await;
+        let hub = hub.with_context(|| format!("cannot read who is enrolled at {}", self.live.hub().name))?;
+        let copied = copy_table(&hub.bus, run, names::PEOPLE).await;
+        hub.close().await;
+        copied
     }
 
     fn print(outcome: &Outcome) -> anyhow::Result<()> {

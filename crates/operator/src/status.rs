@@ -6,12 +6,11 @@ mod page;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use causeway_pipelines::Pipeline;
 use serde_json::{Value, json};
 
-use crate::cli::{Connection, PipelineArgs, PlaceArgs, colours, connect};
-use crate::home::Running;
+use crate::cli::{PipelineArgs, PlaceArgs, colours};
 use crate::placement::placed;
+use crate::reached::Reached;
 use crate::terminal::{print, print_line};
 use gather::Gathered;
 
@@ -50,13 +49,13 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let home = args.place.home();
     // Before connecting: that may start a server, and say so in the same place.
     let running = home.alive();
-    let connections = connect_all(&pipeline, &args.place, running.as_ref()).await?;
+    let reached = Reached::here(&pipeline, &args.place).await?;
     let stop = crate::stop::Stop::on_signals()?.told();
     tokio::pin!(stop);
     let result = async {
         loop {
             let mut gathered = Vec::new();
-            for (connection, pipeline) in &connections {
+            for (connection, pipeline) in reached.connections() {
                 let running = running.as_ref();
                 let address = args.place.address(pipeline).filter(|_| !connection.is_store_only());
                 let pipeline = placed(&connection.bus, pipeline).await?;
@@ -87,29 +86,8 @@ pub(crate) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
         }
     }
     .await;
-    for (connection, _) in connections {
-        connection.close().await;
-    }
+    reached.close().await;
     result.map(|()| ExitCode::SUCCESS)
-}
-
-/// Connects to the site that is meant; to all that run here where none is.
-async fn connect_all(
-    pipeline: &Pipeline,
-    place: &PlaceArgs,
-    running: Option<&Running>,
-) -> anyhow::Result<Vec<(Connection, Pipeline)>> {
-    let is_asked = |_: &&Running| place.site.is_none() && place.nats.is_none();
-    let here = running.filter(is_asked).into_iter().flat_map(|running| &running.sites);
-    let mut sites: Vec<Pipeline> = here.filter_map(|site| pipeline.clone().at(&site.name).ok()).collect();
-    if sites.is_empty() {
-        sites.push(pipeline.clone());
-    }
-    let mut connections = Vec::new();
-    for site in sites {
-        connections.push((connect(&site, place).await?, site));
-    }
-    Ok(connections)
 }
 
 /// Of several sites a list.

@@ -229,8 +229,8 @@ async fn watch(
                         progress.say(&format!("{stage} cannot get ready where it is moved to ({why}); `causeway move --back` calls the move off"));
                         continue;
                     }
-                    if let Some((bus, pipeline)) = site_of_fold(session, &stage) {
-                        mending.push(lost_again(bus, pipeline, stage, why));
+                    if let Some(sites) = sites_of_fold(session, &stage) {
+                        mending.push(lost_again(sites, stage, why));
                         continue;
                     }
                     let was_source = sources.contains(&stage);
@@ -307,13 +307,16 @@ fn sources_of(session: &Session) -> Vec<String> {
     at_sites.collect()
 }
 
-/// Where a fold of this name runs; `None`: it is no fold.
-fn site_of_fold(session: &Session, stage: &str) -> Option<(Bus, Pipeline)> {
+/// All sites that are open, the one first where a stage folds; `None` where it does not.
+fn sites_of_fold(session: &Session, stage: &str) -> Option<Vec<(Bus, Pipeline)>> {
     let folds_there = |(_, pipeline): &(Bus, Pipeline)| {
         let (name, site) = stage.split_once('@').unwrap_or((stage, &pipeline.here));
         site == pipeline.here && pipeline.stages_here().any(|known| known.folds && known.name == name)
     };
-    session.seen().into_iter().find(folds_there)
+    let mut sites = session.seen();
+    let place = sites.iter().position(folds_there)?;
+    sites.swap(0, place);
+    Some(sites)
 }
 
 /// Comes when a stage was placed elsewhere at one of these sites.
@@ -334,10 +337,10 @@ fn is_on_its_way(session: &Session, stage: &str) -> bool {
 
 /// Runs again what a fold has lost of its changelog and therefore stopped, where nothing is lost by that; tried until the broker
 /// answers. Gives how many items, with the fold and what it said.
-async fn lost_again(bus: Bus, pipeline: Pipeline, fold: String, why: String) -> (String, String, Option<usize>) {
+async fn lost_again(sites: Vec<(Bus, Pipeline)>, fold: String, why: String) -> (String, String, Option<usize>) {
     loop {
         let stage = fold.split('@').next().unwrap_or(&fold);
-        match run_lost_again(&bus, &pipeline, stage).await {
+        match run_lost_again(&sites, stage).await {
             Ok(items) => return (fold, why, items),
             Err(error) => {
                 tracing::warn!(stage = fold, error = format!("{error:#}"), "what it has lost is not run again yet");

@@ -19,6 +19,9 @@ pub struct Unfolded {
     open_to: u64,
     /// What is lost up to this place was run again, or named as lost: the fold may go on without it.
     settled_to: u64,
+    /// Those that were, of `open`, while others were captured at sites that whoever saw to it did not reach.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    seen_to: BTreeSet<Id>,
 }
 
 /// The key of what a fold has lost, in the table of what the pipeline agrees on.
@@ -53,7 +56,20 @@ impl Unfolded {
             }
         }
         // When nothing is lost any more it may be lost another time.
-        Self { open, open_to, settled_to: if is_lost { self.settled_to } else { 0 } }
+        let seen_to = self.seen_to.intersection(&open).copied().collect();
+        Self { open, open_to, settled_to: if is_lost { self.settled_to } else { 0 }, seen_to }
+    }
+
+    /// Those that nobody has seen to.
+    pub fn waits_for(&self) -> impl Iterator<Item = &Id> {
+        self.open.difference(&self.seen_to)
+    }
+
+    /// These were run again, or named as lost; with the last of them all of it is.
+    #[must_use]
+    pub fn see_to(mut self, ids: impl IntoIterator<Item = Id>) -> Self {
+        self.seen_to.extend(ids);
+        if self.waits_for().next().is_none() { self.settle() } else { self }
     }
 
     /// Whether what has its outcome there was seen to.
@@ -64,7 +80,8 @@ impl Unfolded {
     /// All of it was run again, or named as lost.
     #[must_use]
     pub fn settle(self) -> Self {
-        Self { open: BTreeSet::new(), open_to: 0, settled_to: self.settled_to.max(self.open_to) }
+        let settled_to = self.settled_to.max(self.open_to);
+        Self { open: BTreeSet::new(), open_to: 0, settled_to, seen_to: BTreeSet::new() }
     }
 }
 

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use causeway_bus::{First, Outgoing, names};
-use harness::{Across, Cut, End, Quality, RELAY, Tools, copy_photos, eventually, may_skip, without_faults_at};
+use causeway_pipelines::Pipeline;
+use causeway_stand_in::script::{BYTES, CAMERA, ITEMS};
+use harness::{
+    Across, Cut, End, Quality, RELAY, StandIns, Tools, copy_photos, eventually, may_skip, stand_in_sites, verdict,
+    without_faults_at,
+};
 
 use super::{all_across, comes, feature, publish, stored};
 use crate::sites::{FILE, NAME, complete};
@@ -83,6 +88,54 @@ async fn the_face_pipeline_over_a_link_that_is_cut_ends_as_at_one_site() {
     let seen = complete(&edge, photos).await;
     seen.assert_exactly_once();
     seen.assert_same_as(&golden);
+    edge_up.stop().await.ok();
+    cloud_up.stop().await.ok();
+}
+
+#[tokio::test]
+async fn a_move_under_which_the_link_is_cut_goes_on_when_it_heals() {
+    const ALL: usize = 1500;
+    let Some(across) = across(GOOD).await else { return };
+    let stand_ins = StandIns::link(&Tools::find());
+    let home = tempfile::tempdir().expect("a folder");
+    let (at_cloud, at_edge, path) =
+        (home.path().join("cloud"), home.path().join("edge"), home.path().join("moved.toml"));
+    std::fs::write(&path, stand_in_sites("moved")).expect("it is written");
+    let file = path.to_str().expect("a path");
+    let mut tools = stand_ins.tools().clone();
+    let script = [(ITEMS, ALL.to_string()), (BYTES, "500".into()), (CAMERA, "0".into())];
+    tools.env.extend(script.map(|(name, value)| (name.into(), value)));
+    let cloud_up = across.causeway(&tools, End::Cloud, &at_cloud, &["up", file, "--site=cloud"]);
+    let edge_up = across.causeway(&tools, End::Edge, &at_edge, &["up", file, "--site=edge"]);
+    let (edge, cloud) = (across.bus(End::Edge, "moved").await, across.bus(End::Cloud, "moved").await);
+    let decided = async |least: u64| {
+        let come =
+            async || cloud.stream_state("moved_classify").await.ok()?.filter(|state| state.last_sequence > least);
+        eventually("more decisions", come).await.last_sequence
+    };
+    let mut last = decided(50).await;
+    for (epoch, (how, to)) in [(Cut::Drop, "cloud"), (Cut::Reset, "edge")].into_iter().enumerate() {
+        across.link.cut(how);
+        let moves = ["move", "extract", "--to", to, "--pipeline", file, "--json", "--site", "cloud"];
+        let moving = across.causeway(&tools, End::Cloud, &at_cloud, &moves);
+        eventually("the hub knows", async || {
+            let (placement, _) = causeway_stage::read_placement(&cloud).await.ok()?;
+            (placement.epoch == epoch as u64 + 1).then_some(())
+        })
+        .await;
+        across.link.heal();
+        let told = moving.finish().await.ok().json();
+        assert_eq!((&told["to"], &told["doubled"]), (&to.into(), &0.into()), "{told}");
+        last = decided(last).await;
+    }
+    let pipeline = Pipeline::load(&path).unwrap_or_else(|error| panic!("{error}")).at("edge").expect("a site");
+    let seen = eventually("all outcomes", async || {
+        let seen = verdict(&edge, &pipeline).await;
+        (seen.open.is_empty() && seen.captured.len() == ALL).then_some(seen)
+    })
+    .await;
+    seen.assert_exactly_once();
+    assert_eq!(seen.decisions.len(), ALL);
     edge_up.stop().await.ok();
     cloud_up.stop().await.ok();
 }

@@ -9,6 +9,8 @@ use causeway_stage::{outcome_of, outcome_streams};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
+use crate::reconcile::is_home;
+
 /// A reader that hears nothing for this long asks whether there is something: after a broker has died it may have been forgotten.
 const QUIET: Duration = Duration::from_millis(100);
 /// Pause before a read that failed is tried again.
@@ -29,17 +31,21 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn start(bus: &Bus, pipeline: &Pipeline) -> Self {
-        let ledger = Ledger::new(pipeline);
+    /// Watches sites: an outcome counts where its item was captured.
+    pub(super) fn start(sites: &[(Bus, Pipeline)]) -> Self {
+        let ledger = Ledger::new(&sites[0].1);
         let (outcomes, complete) = (HashSet::new(), HashMap::new());
         let seen = Seen { ledger, outcomes, doubled: Vec::new(), complete, last: Instant::now() };
         let seen = Arc::new(Mutex::new(seen));
         let mut readers = JoinSet::new();
-        let letters = [names::DEAD, names::RECEIPT].map(|link| names::stream(&pipeline.name, link));
-        for stream in outcome_streams(pipeline) {
-            // A dead letter replaces the one before it under its subject, and may be answered later: that is no second outcome.
-            let once = !letters.contains(&stream);
-            readers.spawn(read(bus.clone(), stream, once, Arc::clone(&seen)));
+        for (bus, pipeline) in sites {
+            let letters = [names::DEAD, names::RECEIPT].map(|link| names::stream(&pipeline.name, link));
+            for stream in outcome_streams(pipeline) {
+                // A dead letter replaces the one before it under its subject, and may be answered later: that is no second outcome.
+                let once = !letters.contains(&stream);
+                let of = pipeline.is_split().then(|| pipeline.clone());
+                readers.spawn(read(bus.clone(), stream, Which { once, of }, Arc::clone(&seen)));
+            }
         }
         Self { seen, _readers: readers }
     }
@@ -62,7 +68,15 @@ impl Watch {
     }
 }
 
-async fn read(bus: Bus, stream: String, once: bool, seen: Arc<Mutex<Seen>>) {
+/// Which outcomes of a stream count.
+struct Which {
+    /// Each once.
+    once: bool,
+    /// Of what was captured at the site that this is seen from.
+    of: Option<Pipeline>,
+}
+
+async fn read(bus: Bus, stream: String, which: Which, seen: Arc<Mutex<Seen>>) {
     let mut next = 1;
     loop {
         let Ok(mut records) = bus.follow(&stream, next, true).await else {
@@ -73,7 +87,9 @@ async fn read(bus: Bus, stream: String, once: bool, seen: Arc<Mutex<Seen>>) {
             match tokio::time::timeout(QUIET, records.next()).await {
                 Ok(Some(Ok(record))) => {
                     next = record.sequence + 1;
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).note(&record, once);
+                    if which.of.as_ref().is_none_or(|of| is_home(&record.subject, of)) {
+                        seen.lock().unwrap_or_else(PoisonError::into_inner).note(&record, which.once);
+                    }
                 }
                 Ok(_) => break,
                 Err(_) => match bus.stream_state(&stream).await {

@@ -33,7 +33,7 @@ pub(super) struct Input {
 /// What was captured in that time under those ids, in the order of its capture; the first copy of each.
 pub(super) async fn find(bus: &Bus, pipeline: &Pipeline, wanted: &Wanted<'_>) -> anyhow::Result<Vec<Input>> {
     let mut found: BTreeMap<Id, (u64, Input)> = BTreeMap::new();
-    for source in pipeline.stages.iter().filter(|stage| stage.is_source()) {
+    for source in pipeline.stages.iter().filter(|stage| pipeline.captures_here(stage)) {
         let stream = names::stream(&pipeline.name, &source.name);
         let mut records = bus.scan(&stream, 1, true).await?;
         while let Some(record) = records.next().await {
