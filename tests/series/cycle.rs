@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 const LINK: Quality = Quality { delay: Duration::from_millis(10), loss: 0.0, rate: None };
 /// What the source has: sixty a second.
-const ALL: u64 = 3000;
+const ALL: u64 = 6000;
+/// The last cut is longer than any broker remembers what it has.
+const LONG: Duration = Duration::from_secs(40);
 /// How much is captured before the power goes, and before the link heals.
 const MORE: u64 = 60;
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -173,6 +175,9 @@ pub(crate) async fn cycles(stand_ins: &StandIns, cycles: u32) -> Option<Cycles> 
         comes(&cloud, DECISIONS, decided).await;
         done += 1;
     }
+    split.across.link.cut(Cut::Drop);
+    tokio::time::sleep(LONG).await;
+    split.across.link.heal();
     let pipeline = Pipeline::load(&split.file).unwrap_or_else(|error| panic!("{error}")).at("edge").expect("a site");
     let seen = within(PATIENCE, "all outcomes", async || {
         let seen = verdict(&edge, &pipeline).await;
@@ -197,7 +202,7 @@ impl Cycles {
     pub(crate) fn print(&self) {
         let Self { times, captured, missing, doubled } = self;
         println!(
-            "\nthe edge killed whole in {times} cuts: {captured} captured, {missing} missing, {doubled} there twice"
+            "\nthe edge killed whole in {times} cuts, and one cut of {LONG:?}: {captured} captured, {missing} missing, {doubled} there twice"
         );
     }
 }

@@ -121,11 +121,12 @@ pub(crate) async fn edges(count: usize) -> Edges {
 
     give_back_memory();
     let own = memory(std::process::id());
-    let began = Instant::now();
-    let mut relays = HashMap::new();
+    let mut ready = Vec::new();
     for edge in 0..count {
-        relays.insert(edge, start(edge, &near, &hub).await);
+        ready.push((edge, connected(edge, &near, &hub).await));
     }
+    let began = Instant::now();
+    let mut relays: HashMap<usize, Edge> = ready.into_iter().map(|(edge, carrier)| (edge, Edge::of(carrier))).collect();
     let flapping: Vec<usize> = (0..count).step_by(10).skip(usize::from(count < 10)).collect();
     let (mut half, mut flapped, mut relay_mb, mut rate) = (None, Instant::now(), 0.0_f64, 0.0);
     let whole = count * each;
@@ -148,7 +149,7 @@ pub(crate) async fn edges(count: usize) -> Edges {
                 // As dead as with its process: what it had under way is delivered again.
                 match relays.remove(edge) {
                     Some(relay) => relay.task.abort(),
-                    None => drop(relays.insert(*edge, start(*edge, &near, &hub).await)),
+                    None => drop(relays.insert(*edge, Edge::of(connected(*edge, &near, &hub).await))),
                 }
             }
             flapped = Instant::now();
@@ -178,13 +179,18 @@ pub(crate) async fn edges(count: usize) -> Edges {
     }
 }
 
-async fn start(edge: usize, near: &Server, hub: &Server) -> Edge {
+async fn connected(edge: usize, near: &Server, hub: &Server) -> Carrier {
     let near = End::here(&bus(near).await);
     let line = Line::connect(&hub.address(), &Credentials::default(), "faces", "relay").await.expect("the hub");
     let (stream, sites) = (stream(edge), (name(edge), "hub".into()));
     let way = Way { stream, durable: "relay-hub".into(), sites, captured: Vec::new(), first: First::Oldest };
-    let carrier = Carrier::new(&near, &End::Across(line), &way, &Arc::new(Budget::new(None)));
-    Edge { carried: carrier.carried(), task: tokio::spawn(carrier.run(std::future::pending())) }
+    Carrier::new(&near, &End::Across(line), &way, &Arc::new(Budget::new(None)))
+}
+
+impl Edge {
+    fn of(carrier: Carrier) -> Self {
+        Self { carried: carrier.carried(), task: tokio::spawn(carrier.run(std::future::pending())) }
+    }
 }
 
 impl Edges {

@@ -32,7 +32,7 @@ use crate::link::{Lossy, Outage, flaps, lossy, outage};
 use crate::load::{Load, load};
 use crate::moves::{Moves, moves};
 use crate::native::{Way, beside_native};
-use crate::sites::{Bytes, Sites, bytes};
+use crate::sites::{Sites, bytes};
 use crate::soak::{Soak, soak};
 
 /// A row of the table.
@@ -53,8 +53,8 @@ struct Args {
     /// These parts alone
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<Part>,
-    /// The table of edge and cloud in place of all that: cuts of a link, moves, keys, bytes
-    #[arg(long, conflicts_with = "part")]
+    /// The table of edge and cloud in place of all that, or its parts: keys, edges, native, cuts, moves, link
+    #[arg(long)]
     sites: bool,
     /// What the damage to stores is drawn from
     #[arg(long, default_value_t = 1)]
@@ -91,6 +91,14 @@ enum Part {
     Link,
     /// Each stage moved there and back twenty times, half of them with somebody killed; only where it is asked for
     Moves,
+    /// Of --sites: what each key opens, and what crosses of a photo
+    Keys,
+    /// Of --sites: up to a hundred edges at one hub
+    Edges,
+    /// Of --sites: a relay beside NATS's own stream sources
+    Native,
+    /// Of --sites: twenty cuts a minute, the edge killed whole in a cut, moves right after one
+    Cuts,
     /// Two hours of the real models at 80 % load, a fault every 30 s: what is wrong, and what grows; only where it is asked for
     Soak,
 }
@@ -215,40 +223,55 @@ async fn corruption(tools: &Tools, args: &Args) -> Vec<Judged> {
     judged.enumerate().map(told).collect().await
 }
 
-/// The table of edge and cloud.
+/// The table of edge and cloud, or some of it.
 async fn of_sites(args: &Args) -> ExitCode {
     let (tools, stand_ins) = (Tools::find(), StandIns::link(&Tools::find()));
-    eprintln!("what crosses of a photo …");
-    let bytes: Bytes = bytes(&tools).await;
-    eprintln!("keys …");
-    let matrix = matrix(&tools).await;
-    let edges = many_edges().await;
-    let (cut, ways) = native(&tools, args).await;
-    eprintln!("short cuts …");
-    let flaps = flaps(&tools, (100.0 * args.share).ceil() as u32).await;
-    eprintln!("power cuts in cuts …");
-    let cycles = cycles(&stand_ins, (10.0 * args.share).ceil() as u32).await;
-    eprintln!("moves right after cuts …");
-    let hurried = hurried(&stand_ins, (20.0 * args.share).ceil() as u32).await;
-    eprintln!("a link that loses packets …");
-    let lossy = lossy(&tools, args.share).await;
-    let moves = moves(&stand_ins, (20.0 * args.share).ceil() as u32).await;
-    let outages = outages(&tools, args).await;
-    let sites = Sites {
-        outages: &outages,
-        flaps: flaps.as_ref(),
-        cycles: cycles.as_ref(),
-        hurried: hurried.as_ref(),
-        lossy: lossy.as_ref(),
-        native: ways.as_ref().map(|ways| (cut, ways)),
-        edges: &edges,
-        moves: &moves,
-        matrix: &matrix,
-        bytes: &bytes,
-    };
-    if lossy.is_none() {
-        may_skip("a link needs network namespaces and ping: run as root, with iproute2, iptables and iputils-ping");
+    let is_asked = |part: Part| args.part.is_empty() || args.part.contains(&part);
+    let times = |whole: f64| (whole * args.share).ceil() as u32;
+    let (mut of_photo, mut of_keys, mut edges, mut ways, mut moved) = (None, None, Vec::new(), None, Vec::new());
+    let (mut short, mut killed, mut after, mut lossy_link, mut cuts) = (None, None, None, None, Vec::new());
+    if is_asked(Part::Keys) {
+        eprintln!("what crosses of a photo, and keys …");
+        of_photo = Some(bytes(&tools).await);
+        of_keys = Some(matrix(&tools).await);
     }
+    if is_asked(Part::Edges) {
+        edges = many_edges().await;
+    }
+    if is_asked(Part::Native) {
+        ways = native(&tools, args).await;
+    }
+    if is_asked(Part::Cuts) {
+        eprintln!("short cuts …");
+        short = flaps(&tools, times(100.0)).await;
+        eprintln!("power cuts in cuts …");
+        killed = cycles(&stand_ins, times(10.0)).await;
+        eprintln!("moves right after cuts …");
+        after = hurried(&stand_ins, times(20.0)).await;
+    }
+    if is_asked(Part::Moves) {
+        moved = moves(&stand_ins, times(20.0)).await;
+    }
+    if is_asked(Part::Link) {
+        eprintln!("a link …");
+        lossy_link = lossy(&tools, args.share).await;
+        if lossy_link.is_none() {
+            may_skip("a link needs network namespaces and ping: run as root, with iproute2, iptables and iputils-ping");
+        }
+        cuts = outages(&tools, args).await;
+    }
+    let sites = Sites {
+        outages: &cuts,
+        flaps: short.as_ref(),
+        cycles: killed.as_ref(),
+        hurried: after.as_ref(),
+        lossy: lossy_link.as_ref(),
+        native: ways.as_ref(),
+        edges: &edges,
+        moves: &moved,
+        matrix: of_keys.as_ref(),
+        bytes: of_photo.as_ref(),
+    };
     if args.json {
         println!("{}", sites.to_json());
     } else {
@@ -268,10 +291,10 @@ async fn many_edges() -> Vec<Edges> {
 }
 
 /// A relay beside a source across a leaf node, in a cut of so long.
-async fn native(tools: &Tools, args: &Args) -> (Duration, Option<[Way; 2]>) {
+async fn native(tools: &Tools, args: &Args) -> Option<(Duration, [Way; 2])> {
     eprintln!("a relay beside a source across a leaf node …");
     let lasts = Duration::from_mins(2).mul_f64(args.share.max(0.1));
-    (lasts, beside_native(tools, lasts).await)
+    Some((lasts, beside_native(tools, lasts).await?))
 }
 
 /// A link that is cut for longer than any window, in three ways.
@@ -288,7 +311,8 @@ async fn outages(tools: &Tools, args: &Args) -> Vec<Outage> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if args.sites {
+    let is_of_sites = |part: &Part| matches!(part, Part::Keys | Part::Edges | Part::Native | Part::Cuts);
+    if args.sites || args.part.iter().any(is_of_sites) {
         return of_sites(&args).await;
     }
     let stand_ins_of = StandIns::link(&Tools::find());

@@ -14,7 +14,7 @@ use harness::{Across, Cut, End, Link, Tools, eventually, within};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::link::{LIVE, PATIENCE, TOWN, message, times};
+use crate::link::{PATIENCE, TOWN, message, times};
 use crate::usage::cpu;
 
 /// Ports of either server, and of the leaf node.
@@ -25,6 +25,8 @@ const NORMAL: Duration = Duration::from_secs(10);
 /// How often it is looked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STREAM: &str = "faces_extract";
+/// Messages a second: a third of what the link has room for, so that they cost more than standing still does.
+const RATE: u32 = 150;
 
 /// What a way across is like.
 pub(crate) struct Way {
@@ -87,7 +89,7 @@ impl Measured<'_> {
         let publishing = {
             let (edge, ends) = (edge.clone(), Arc::clone(&ends));
             tokio::spawn(async move {
-                let mut ticks = tokio::time::interval(Duration::from_secs(1) / LIVE);
+                let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
                 let mut number = 0;
                 while !ends.load(Ordering::Relaxed) {
                     ticks.tick().await;

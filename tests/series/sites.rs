@@ -60,17 +60,16 @@ pub(crate) struct Sites<'a> {
     pub(crate) hurried: Option<&'a Hurried>,
     pub(crate) lossy: Option<&'a Lossy>,
     /// How long the cut was, and the ways across.
-    pub(crate) native: Option<(Duration, &'a [Way; 2])>,
+    pub(crate) native: Option<&'a (Duration, [Way; 2])>,
     pub(crate) edges: &'a [Edges],
     pub(crate) moves: &'a [Moves],
-    pub(crate) matrix: &'a Matrix,
-    pub(crate) bytes: &'a Bytes,
+    pub(crate) matrix: Option<&'a Matrix>,
+    pub(crate) bytes: Option<&'a Bytes>,
 }
 
 impl Sites<'_> {
     pub(crate) fn is_well(&self) -> bool {
-        self.matrix.allows.is_empty()
-            && self.matrix.denials.is_empty()
+        self.matrix.is_none_or(|matrix| matrix.allows.is_empty() && matrix.denials.is_empty())
             && self.outages.iter().all(Outage::is_well)
             && self.flaps.is_none_or(Flaps::is_well)
             && self.cycles.is_none_or(Cycles::is_well)
@@ -90,7 +89,7 @@ impl Sites<'_> {
         let ratios = outages
             .iter()
             .filter_map(|one| Some(one["catch_up_bytes_per_s"].as_f64()? / one["tcp_bytes_per_s"].as_f64()?));
-        let Bytes { photos, jpeg, up, .. } = self.bytes;
+        let each = |of: fn(&Bytes) -> u64| self.bytes.map(|bytes| of(bytes) / bytes.photos.max(1));
         json!({
             "cut_lost": sum("missing"),
             "cut_doubled": sum("doubled"),
@@ -99,10 +98,10 @@ impl Sites<'_> {
             "move_lost": self.moves.iter().map(Moves::lost).sum::<u64>(),
             "move_doubled": self.moves.iter().map(Moves::doubled).sum::<u64>(),
             "move_worst_gap_ms": self.moves.iter().filter_map(Moves::worst_gap_ms).max(),
-            "unexpected_allows": self.matrix.allows.len(),
-            "unexpected_denials": self.matrix.denials.len(),
-            "bytes_feature": up / (*photos).max(1),
-            "bytes_jpeg": jpeg / (*photos).max(1),
+            "unexpected_allows": self.matrix.map(|matrix| matrix.allows.len()),
+            "unexpected_denials": self.matrix.map(|matrix| matrix.denials.len()),
+            "bytes_feature": each(|bytes| bytes.up),
+            "bytes_jpeg": each(|bytes| bytes.jpeg),
             "cuts": cuts,
             "moves_after_cuts": self.hurried.map(Hurried::to_json),
             "lossy_link": self.lossy.map(Lossy::to_json),
@@ -121,7 +120,7 @@ impl Sites<'_> {
         self.hurried.into_iter().for_each(Hurried::print);
         self.lossy.into_iter().for_each(Lossy::print);
         if let Some((lasted, ways)) = self.native {
-            Way::print_head(lasted);
+            Way::print_head(*lasted);
             ways.iter().for_each(Way::print);
         }
         if !self.edges.is_empty() {
@@ -129,19 +128,21 @@ impl Sites<'_> {
             self.edges.iter().for_each(Edges::print);
         }
         self.moves.iter().for_each(Moves::print);
-        let Matrix { identities, tried, allows, denials } = self.matrix;
-        println!("\n| keys | tried | may and should not | may not and should |");
-        println!("| ---: | ---: | ---: | ---: |");
-        println!("| {identities} | {tried} | {} | {} |", allows.len(), denials.len());
-        for wrong in allows.iter().chain(denials) {
-            println!("{wrong}");
+        if let Some(Matrix { identities, tried, allows, denials }) = self.matrix {
+            println!("\n| keys | tried | may and should not | may not and should |");
+            println!("| ---: | ---: | ---: | ---: |");
+            println!("| {identities} | {tried} | {} | {} |", allows.len(), denials.len());
+            for wrong in allows.iter().chain(denials) {
+                println!("{wrong}");
+            }
         }
-        let Bytes { photos, faces, jpeg, up, down } = self.bytes;
-        let each = |bytes: &u64| *bytes as f64 / (*photos).max(1) as f64 / 1e3;
-        println!("\n| {photos} photos, {faces} faces | kB a photo |");
-        println!("| --- | ---: |");
-        println!("| the photos themselves | {:.1} |", each(jpeg));
-        println!("| features and what else goes to the cloud | {:.1} |", each(up));
-        println!("| names and clusters back to the edge | {:.1} |", each(down));
+        if let Some(Bytes { photos, faces, jpeg, up, down }) = self.bytes {
+            let each = |bytes: &u64| *bytes as f64 / (*photos).max(1) as f64 / 1e3;
+            println!("\n| {photos} photos, {faces} faces | kB a photo |");
+            println!("| --- | ---: |");
+            println!("| the photos themselves | {:.1} |", each(jpeg));
+            println!("| features and what else goes to the cloud | {:.1} |", each(up));
+            println!("| names and clusters back to the edge | {:.1} |", each(down));
+        }
     }
 }

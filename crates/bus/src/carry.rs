@@ -309,6 +309,7 @@ impl Carrier {
                 () = now_or_never(&mut self.rest) => {
                     self.rest = None;
                     self.window.goes_on();
+                    self.looks_how_far_behind();
                 }
                 () = at(dead_at) => if self.is_uploading() { self.window.goes_on() } else { self.asks() },
                 fetched = now_or_never(&mut self.fetching) => {
@@ -355,11 +356,26 @@ impl Carrier {
         } else if self.lane.as_ref().is_none_or(|lane| !lane.has(sequence)) {
             self.due.insert(sequence);
         }
-        let may_open = self.way.first == First::Newest && self.rest.is_none() && !is_over;
+        let behind = pending + self.due.len() as u64;
         match &self.lane {
-            Some(lane) if pending < NOT_FAR_BEHIND || lane.is_reached(sequence) => self.close_lane(),
-            None if may_open && is_far_behind(pending, stored_at) => self.open_lane(),
+            Some(lane) if behind < NOT_FAR_BEHIND || lane.is_reached(sequence) => self.close_lane(),
+            None if !is_over && is_far_behind(behind, stored_at) => self.may_open_lane(),
             _ => {}
+        }
+    }
+
+    /// After a pause what is held already may be much.
+    fn looks_how_far_behind(&mut self) {
+        let oldest = self.due.first().and_then(|sequence| self.held.get(sequence));
+        let behind = self.carried.waiting() + self.due.len() as u64;
+        if self.lane.is_none() && oldest.is_some_and(|oldest| is_far_behind(behind, oldest.delivery.stored_at)) {
+            self.may_open_lane();
+        }
+    }
+
+    fn may_open_lane(&mut self) {
+        if self.way.first == First::Newest && self.rest.is_none() {
+            self.open_lane();
         }
     }
 

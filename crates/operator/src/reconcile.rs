@@ -145,7 +145,7 @@ async fn run(sites: &[(Bus, Pipeline)], args: &ReconcileArgs) -> anyhow::Result<
         elsewhere: look
             .lost_by_folds
             .iter()
-            .flat_map(|lost| lost.unfolded.waits_for())
+            .flat_map(|lost| &lost.unfolded.open)
             .filter(|id| !look.is_known(id))
             .count(),
         ..Found::default()
@@ -182,7 +182,7 @@ async fn run(sites: &[(Bus, Pipeline)], args: &ReconcileArgs) -> anyhow::Result<
     found.gone = look.gone();
     if !args.dry_run {
         for Lost { site, stage, unfolded } in &look.lost_by_folds {
-            let seen_to: Vec<Id> = unfolded.waits_for().filter(|id| look.is_known(id)).copied().collect();
+            let seen_to: Vec<Id> = unfolded.open.iter().filter(|id| look.is_known(id)).copied().collect();
             unfolded.clone().see_to(seen_to).store(bus_at(sites, site), stage).await?;
         }
         for Gone { site, stream, ranges, .. } in &found.gone {

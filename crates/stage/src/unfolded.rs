@@ -19,7 +19,7 @@ pub struct Unfolded {
     open_to: u64,
     /// What is lost up to this place was run again, or named as lost: the fold may go on without it.
     settled_to: u64,
-    /// Those that were, of `open`, while others were captured at sites that whoever saw to it did not reach.
+    /// Those that were, while others were captured at sites that whoever saw to it did not reach.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     seen_to: BTreeSet<Id>,
 }
@@ -47,29 +47,29 @@ impl Unfolded {
 
     /// What is lost now: captured ids, each with the place of an outcome, in their order.
     pub(crate) fn with(&self, lost: impl IntoIterator<Item = (Id, u64)>) -> Self {
-        let (mut open, mut open_to, mut is_lost) = (BTreeSet::new(), 0, false);
+        let (mut open, mut seen_to, mut open_to, mut is_lost) = (BTreeSet::new(), BTreeSet::new(), 0, false);
         for (id, place) in lost {
             is_lost = true;
-            if !self.is_settled(place) && open.len() < MOST {
-                open.insert(id);
+            if !self.is_settled(place) && open.len() + seen_to.len() < MOST {
+                if self.seen_to.contains(&id) { &mut seen_to } else { &mut open }.insert(id);
                 open_to = place;
             }
         }
         // When nothing is lost any more it may be lost another time.
-        let seen_to = self.seen_to.intersection(&open).copied().collect();
-        Self { open, open_to, settled_to: if is_lost { self.settled_to } else { 0 }, seen_to }
-    }
-
-    /// Those that nobody has seen to.
-    pub fn waits_for(&self) -> impl Iterator<Item = &Id> {
-        self.open.difference(&self.seen_to)
+        let settled_to = if is_lost { self.settled_to } else { 0 };
+        Self { open, open_to, settled_to, seen_to }.or_settled()
     }
 
     /// These were run again, or named as lost; with the last of them all of it is.
     #[must_use]
     pub fn see_to(mut self, ids: impl IntoIterator<Item = Id>) -> Self {
         self.seen_to.extend(ids);
-        if self.waits_for().next().is_none() { self.settle() } else { self }
+        self.open.retain(|id| !self.seen_to.contains(id));
+        self.or_settled()
+    }
+
+    fn or_settled(self) -> Self {
+        if self.open.is_empty() && !self.seen_to.is_empty() { self.settle() } else { self }
     }
 
     /// Whether what has its outcome there was seen to.
@@ -103,6 +103,20 @@ mod tests {
         assert_eq!((more.open.contains(&Id::stored("test", 7)), more.open.len()), (true, 1));
         // All was made again meanwhile.
         assert_eq!(more.settle().with([]).with(lost(5..6)).open.len(), 1);
+    }
+
+    #[test]
+    fn what_was_captured_at_several_sites_is_seen_to_at_each() {
+        let [of_one, of_other] = [5, 6].map(|place| Id::stored("test", place));
+        let all = Unfolded::default().with(lost(5..7));
+        let half = all.see_to([of_one]);
+        assert_eq!(half.open, [of_other].into());
+        // The fold is started once more, and finds the same missing.
+        let again = half.with(lost(5..7));
+        assert_eq!(again.open, [of_other].into());
+        let done = again.see_to([of_other]);
+        assert!(done.open.is_empty() && done.with(lost(5..7)).open.is_empty(), "{done:?}");
+        assert!(half.with(lost(5..6)).with(lost(5..6)).open.is_empty(), "the rest is found again by itself");
     }
 
     #[test]

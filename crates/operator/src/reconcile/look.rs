@@ -272,7 +272,7 @@ impl Look {
     /// Items whose outcomes are there, and which a fold has lost: they have to be run again for it. Those are not among them that were
     /// captured at sites that are not looked at.
     pub(super) fn unfolded(&self) -> BTreeSet<Id> {
-        let lost = self.lost_by_folds.iter().flat_map(|lost| lost.unfolded.waits_for());
+        let lost = self.lost_by_folds.iter().flat_map(|lost| &lost.unfolded.open);
         lost.copied().filter(|id| self.is_known(id)).collect()
     }
 
