@@ -24,7 +24,7 @@ const BYTES: usize = 4000;
 /// What a message takes beside it, bytes.
 const BESIDE: usize = 1000;
 /// Messages of all edges together.
-const ALL: usize = 20_000;
+const ALL: usize = 60_000;
 /// How long one that comes and goes is there, and away.
 const FLAPS: Duration = Duration::from_millis(700);
 /// How often it is looked how far they are.
