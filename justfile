@@ -47,7 +47,7 @@ test-long *ARGS: build
 chaos *ARGS: build
     @target/debug/causeway-series "$@"
 
-# Edge and cloud in figures: a link cut for ten minutes, three ways, each stage moved 20 times, keys, bytes a photo; an hour. --share 0.1, --json.
+# Edge and cloud in figures: cuts, moves, many edges, NATS beside it, keys, bytes a photo; an hour and a half. --share 0.1, --part cuts, --json.
 [no-exit-message]
 sites *ARGS: build
     @target/debug/causeway-series --sites "$@"
