@@ -197,6 +197,11 @@ impl Pipeline {
         stage.is_source() && stage.runs_at(&self.here)
     }
 
+    /// Whether anything is captured where it is seen from.
+    pub fn captures(&self) -> bool {
+        self.stages_here().any(StageSpec::is_source)
+    }
+
     /// The stage that carries between sites: it runs at every site that dials the hub. None where there is one site.
     pub fn relay(&self) -> Option<StageSpec> {
         self.is_split().then(|| StageSpec {

@@ -148,19 +148,7 @@ impl Across {
 
     /// Publishes one message after the other at the edge, so often, until it is told to stop.
     pub fn publish(&self, every: Duration, message: fn(usize) -> Outgoing) -> Publishing {
-        let (edge, ends) = (self.buses[0].clone(), Arc::new(AtomicBool::new(false)));
-        let told = Arc::clone(&ends);
-        let task = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(every);
-            let mut number = 0;
-            while !told.load(Ordering::Relaxed) {
-                ticks.tick().await;
-                edge.publish(&message(number)).await.expect("the edge stores it, whatever the link does");
-                number += 1;
-            }
-            number
-        });
-        Publishing { ends, task }
+        Publishing::start(&self.buses[0], every, message)
     }
 
     /// Round trips over the link by `ping`: their mean, and which share of `count` was lost; `None` where there is no such program.
@@ -216,15 +204,42 @@ impl Across {
 /// Messages that are published.
 pub struct Publishing {
     ends: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<usize>,
+    task: tokio::task::JoinHandle<(usize, Duration)>,
 }
 
 impl Publishing {
+    /// Publishes one message after the other, so often, until it is told to stop.
+    pub fn start(bus: &Bus, every: Duration, message: fn(usize) -> Outgoing) -> Self {
+        let (edge, ends) = (bus.clone(), Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&ends);
+        let task = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(every);
+            let (mut number, mut slowest) = (0, Duration::ZERO);
+            while !told.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                let began = Instant::now();
+                edge.publish(&message(number)).await.expect("the edge stores it, whatever the link does");
+                slowest = slowest.max(began.elapsed());
+                number += 1;
+            }
+            (number, slowest)
+        });
+        Self { ends, task }
+    }
+
     /// Ends it, and gives how many there are.
     ///
     /// # Panics
     /// When one was not stored.
     pub async fn stop(self) -> usize {
+        self.stop_and_tell().await.0
+    }
+
+    /// The same, and how long the slowest took to be stored.
+    ///
+    /// # Panics
+    /// When one was not stored.
+    pub async fn stop_and_tell(self) -> (usize, Duration) {
         self.ends.store(true, Ordering::Relaxed);
         self.task.await.expect("all is published")
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_bus::{Bus, First, Outgoing, names};
@@ -141,20 +140,7 @@ pub(crate) async fn flaps(tools: &Tools, cuts: u32) -> Option<Flaps> {
     let across = Across::start(tools, TOWN).await?;
     let [edge, cloud] = across.buses.clone();
     let relay = across.relay(First::Oldest, None);
-    let ends = Arc::new(AtomicBool::new(false));
-    let (told, at_edge) = (Arc::clone(&ends), edge.clone());
-    let publishing = tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / LIVE);
-        let (mut number, mut slowest) = (0, Duration::ZERO);
-        while !told.load(Ordering::Relaxed) {
-            ticks.tick().await;
-            let began = Instant::now();
-            at_edge.publish(&message(number)).await.expect("the edge stores it, whatever the link does");
-            slowest = slowest.max(began.elapsed());
-            number += 1;
-        }
-        (number, slowest)
-    });
+    let publishing = across.publish(Duration::from_secs(1) / LIVE, message);
     for cut in 0..cuts {
         tokio::time::sleep(FLAP).await;
         // Not in the way of who publishes.
@@ -165,8 +151,7 @@ pub(crate) async fn flaps(tools: &Tools, cuts: u32) -> Option<Flaps> {
         let link = Arc::clone(&across.link);
         tokio::task::spawn_blocking(move || link.heal()).await.expect("it is whole");
     }
-    ends.store(true, Ordering::Relaxed);
-    let (captured, slowest) = publishing.await.expect("all is published");
+    let (captured, slowest) = publishing.stop_and_tell().await;
     caught_up(&edge).await;
     let ((stored, _), (came, doubled)) = (times(&edge).await, times(&cloud).await);
     let waited = stored.iter().filter_map(|(id, at)| Some(came.get(id)?.saturating_sub(*at))).max();

@@ -3,14 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, External, Source};
 use causeway_bus::{Bus, Credentials, First, Retention, StreamWish, names};
 use causeway_stage::now_ns;
-use harness::{Across, Cut, End, Link, Tools, eventually, within};
+use harness::{Across, Cut, End, Link, Publishing, Tools, eventually, within};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
@@ -40,7 +38,7 @@ pub(crate) struct Way {
     caught_up: Duration,
     /// Bytes on the wire for each message, all that the link saw.
     bytes: f64,
-    /// Computed for each 1000 messages: both servers, and whoever carries; ms.
+    /// Computed for each message: both servers, and whoever carries; µs.
     cpu: (f64, f64),
 }
 
@@ -85,20 +83,7 @@ impl Measured<'_> {
         let computed = || self.servers.iter().map(|server| cpu(server)).sum::<f64>();
         let carried = || self.carrier.as_deref().map_or(0.0, cpu);
         let (bytes, servers, carrier) = (self.link.bytes(), computed(), carried());
-        let ends = Arc::new(AtomicBool::new(false));
-        let publishing = {
-            let (edge, ends) = (edge.clone(), Arc::clone(&ends));
-            tokio::spawn(async move {
-                let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
-                let mut number = 0;
-                while !ends.load(Ordering::Relaxed) {
-                    ticks.tick().await;
-                    edge.publish(&message(number)).await.expect("the edge stores it, whatever the link does");
-                    number += 1;
-                }
-                number
-            })
-        };
+        let publishing = Publishing::start(edge, Duration::from_secs(1) / RATE, message);
         within(PATIENCE, "the first across", async || last(cloud).await.filter(|&last| last > 0)).await;
         tokio::time::sleep(NORMAL).await;
         self.link.cut(Cut::Drop);
@@ -119,8 +104,7 @@ impl Measured<'_> {
         })
         .await;
         let caught_up = healed.elapsed();
-        ends.store(true, Ordering::Relaxed);
-        let captured = publishing.await.expect("all is published");
+        let captured = publishing.stop().await;
         within(PATIENCE, "all is across", async || {
             tokio::time::sleep(LOOK_EVERY).await;
             (last(cloud).await? >= captured as u64).then_some(())

@@ -35,7 +35,7 @@ pub use self::table::Keys;
 use self::window::{LEAST_RATE, Window};
 use crate::layout::RELAY_PROGRESS_EVERY;
 use crate::publish::HEADER_ROOM;
-use crate::{Bus, BusError, Delivery, Headers, PublishError, Pull, Record, Stored};
+use crate::{Bus, BusError, Delivery, Headers, PublishError, Pull, Record, Stored, names};
 
 /// Messages that are held at once, at most.
 const HELD: usize = 512;
@@ -402,7 +402,7 @@ impl Carrier {
         let Some(lane) = &mut self.lane else { return };
         let Way { captured, sites: (_, to), .. } = &self.way;
         let is_asked = |subject: &str| {
-            let site = subject.split('.').nth(2).unwrap_or_default();
+            let site = names::site_of(subject);
             captured.is_empty() || captured.iter().any(|known| known == site)
         };
         let is_left_out = |record: &Record| {

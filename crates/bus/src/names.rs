@@ -33,6 +33,11 @@ pub(crate) fn shut(stream: &str) -> String {
     format!("$CAUSEWAY.SHUT.{stream}")
 }
 
+/// The site where it was captured what is told under a subject, `<pipeline>.<link>.<site>…`; empty where it has none.
+pub fn site_of(subject: &str) -> &str {
+    subject.split('.').nth(2).unwrap_or_default()
+}
+
 /// The durable of what a relay takes to another site.
 pub fn relay(site: &str) -> String {
     format!("relay-{site}")

@@ -103,15 +103,26 @@ impl Bus {
         if outgoing.if_absent {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
-        let body = outgoing.body.clone();
-        let stored = if body.len() + HEADER_ROOM > self.max_payload() {
-            self.put(&outgoing.subject, headers, body, &AtomicU64::new(0)).await
+        self.publish_with(&outgoing.subject, headers, outgoing.body.clone(), outgoing.if_absent).await
+    }
+
+    /// The same of a message with all its headers; `if_absent`: one of them says so. What names a body in the object store has it there.
+    pub(crate) async fn publish_with(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        if_absent: bool,
+    ) -> Result<Stored, PublishError> {
+        let is_long = headers.get(header::BODY).is_some() || body.len() + HEADER_ROOM > self.max_payload();
+        let stored = if is_long {
+            self.put(subject, headers, body, &AtomicU64::new(0)).await
         } else {
             let message = PublishMessage::build().headers(headers).payload(body);
-            self.send(&outgoing.subject, message).await?.wait().await
+            self.send(subject, message).await?.wait().await
         };
         match stored {
-            Err(PublishError::Fenced { .. }) if outgoing.if_absent => Ok(Stored::Already),
+            Err(PublishError::Fenced { .. }) if if_absent => Ok(Stored::Already),
             other => other,
         }
     }

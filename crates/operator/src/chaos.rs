@@ -115,7 +115,7 @@ pub(crate) async fn chaos(args: ChaosArgs) -> anyhow::Result<ExitCode> {
     let reached = Reached::here(&pipeline, &args.place).await?;
     let done = async {
         let sites = reached.sites().await?;
-        if !sites.iter().any(|(_, seen)| seen.stages_here().any(StageSpec::is_source)) {
+        if !sites.iter().any(|(_, seen)| seen.captures()) {
             bail!(
                 "cannot judge {}: nothing is captured at {}, and what became of an item shows where it was captured",
                 pipeline.name,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use causeway_bus::{Bus, BusError, PublishError};
-use causeway_pipelines::{Pipeline, StageSpec};
+use causeway_pipelines::Pipeline;
 use causeway_schemas::{Frame, Id, Message as _, decode, header};
 use causeway_stage::{Unfolded, again, read_ledger};
 use serde_json::json;
@@ -107,7 +107,7 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
             bail!("cannot wait for outcomes: nothing runs here; without --wait they come with the next `causeway up`");
         }
         let sites = reached.sites().await?;
-        if !sites.iter().any(|(_, seen)| seen.stages_here().any(StageSpec::is_source)) {
+        if !sites.iter().any(|(_, seen)| seen.captures()) {
             bail!(
                 "cannot reconcile {}: nothing is captured at {}; run it where something is, with --site",
                 pipeline.name,

@@ -115,7 +115,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
 
 /// A pipeline as it is seen from where its items were captured: that is where their copies are, and all their outcomes.
 fn where_captured(pipeline: Pipeline, place: &PlaceArgs) -> anyhow::Result<Pipeline> {
-    if pipeline.stages_here().any(StageSpec::is_source) {
+    if pipeline.captures() {
         return Ok(pipeline);
     }
     let sources = pipeline.stages.iter().filter(|stage| stage.is_source());

@@ -88,8 +88,8 @@ pub(crate) struct Look {
     copies: Vec<(Id, Captured)>,
     /// When the first outcome of an item was stored, Unix time in ns, and the site where it was captured.
     first_outcome: HashMap<Id, (u64, String)>,
-    /// Where items were captured that outcomes elsewhere tell of.
-    homes: HashMap<Id, String>,
+    /// Items that were captured at sites that are not looked at, as outcomes of them tell.
+    strangers: HashSet<Id>,
     /// Whether all sites are looked at that tell of what was captured at one of them: it, and the hub.
     is_whole: bool,
     /// What is missing of each capture stream; how much of it is unknown is told at the end.
@@ -115,7 +115,7 @@ impl Look {
             captured: BTreeMap::new(),
             ledger: Ledger::new(pipeline),
             horizons: sites.iter().map(|(_, seen)| (seen.here.clone(), horizon)).collect(),
-            homes: HashMap::new(),
+            strangers: HashSet::new(),
             is_whole: sites.iter().any(|(_, seen)| seen.here == pipeline.hub().name),
             under_way: HashSet::new(),
             copies: Vec::new(),
@@ -222,10 +222,11 @@ impl Look {
                 let Some(outcome) = outcome_of(&record.headers) else { continue };
                 if pipeline.is_split() {
                     if !is_home(&record.subject, pipeline) {
-                        let home = home_of(&record.subject).to_owned();
-                        self.homes.insert(outcome.root, home.clone());
-                        // Letters stay where they were written; a receipt tells of them.
-                        if stream != dead && self.horizons.contains_key(&home) {
+                        let home = names::site_of(&record.subject).to_owned();
+                        if !self.horizons.contains_key(&home) {
+                            self.strangers.insert(outcome.root);
+                        } else if stream != dead {
+                            // Letters stay where they were written; a receipt tells of them.
                             let (site, stream, stored_at) = (pipeline.here.clone(), stream.clone(), record.stored_at);
                             let (sequence, subject) = (record.sequence, record.subject);
                             self.elsewhere.push(Elsewhere {
@@ -266,7 +267,7 @@ impl Look {
 
     /// Whether it can be said of an item that a fold has lost whether it can be run again: it was captured at a site that is looked at.
     pub(super) fn is_known(&self, id: &Id) -> bool {
-        self.captured.contains_key(id) || self.homes.get(id).is_none_or(|home| self.horizons.contains_key(home))
+        self.captured.contains_key(id) || !self.strangers.contains(id)
     }
 
     /// Items whose outcomes are there, and which a fold has lost: they have to be run again for it. Those are not among them that were
@@ -345,14 +346,9 @@ impl Look {
     }
 }
 
-/// The site where it was captured what is told under a subject: `<pipeline>.<link>.<site>…`
-fn home_of(subject: &str) -> &str {
-    subject.split('.').nth(2).unwrap_or_default()
-}
-
 /// Whether it was captured at the site that a pipeline is seen from.
 pub(crate) fn is_home(subject: &str, pipeline: &Pipeline) -> bool {
-    home_of(subject) == pipeline.here
+    names::site_of(subject) == pipeline.here
 }
 
 /// The sites in the order in which a message of a stage comes by: where it is made, the hub, where it is wanted.
