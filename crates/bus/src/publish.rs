@@ -103,18 +103,21 @@ impl Bus {
         if outgoing.if_absent {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
-        self.publish_with(&outgoing.subject, headers, outgoing.body.clone(), outgoing.if_absent).await
+        // A message that names its body as it is has it in the object store already, or nowhere.
+        self.publish_with(&outgoing.subject, headers, outgoing.body.clone(), outgoing.if_absent, false).await
     }
 
-    /// The same of a message with all its headers; `if_absent`: one of them says so. What names a body in the object store has it there.
+    /// The same of a message with all its headers; `if_absent`: one of them says so. With `by_reference` its body goes to the object
+    /// store however short it is.
     pub(crate) async fn publish_with(
         &self,
         subject: &str,
         headers: HeaderMap,
         body: Bytes,
         if_absent: bool,
+        by_reference: bool,
     ) -> Result<Stored, PublishError> {
-        let is_long = headers.get(header::BODY).is_some() || body.len() + HEADER_ROOM > self.max_payload();
+        let is_long = by_reference || body.len() + HEADER_ROOM > self.max_payload();
         let stored = if is_long {
             self.put(subject, headers, body, &AtomicU64::new(0)).await
         } else {

@@ -13,6 +13,8 @@ impl Bus {
     /// Stores here what another site has, as a relay would have carried it; an outcome that is here already stays as it is.
     pub async fn bring(&self, from: &Self, site: &str, record: Record) -> Result<Stored, BusError> {
         let Record { subject, headers, body, .. } = record;
+        // The name of the body that goes along is of one that is here.
+        let by_reference = headers.get(header::BODY).is_some();
         let body = from.body(&headers, body).await?;
         let (mut headers, if_absent) = forwarded(&headers, site);
         if if_absent {
@@ -21,7 +23,7 @@ impl Bus {
         }
         let began = Instant::now();
         loop {
-            match self.publish_with(&subject, headers.clone(), body.clone(), if_absent).await {
+            match self.publish_with(&subject, headers.clone(), body.clone(), if_absent, by_reference).await {
                 Err(PublishError::Full { .. } | PublishError::Contended { .. } | PublishError::Unsure { .. })
                     if began.elapsed() < PATIENCE =>
                 {
