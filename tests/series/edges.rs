@@ -30,6 +30,9 @@ const FLAPS: Duration = Duration::from_millis(700);
 /// How often it is looked how far they are.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Longest bar of a drawing, characters.
+const BAR: usize = 48;
+
 /// So many edges at a hub.
 pub(crate) struct Edges {
     count: usize,
@@ -234,5 +237,22 @@ impl Edges {
             hub_mb[2],
             self.durable_kb()
         );
+    }
+
+    /// How it grows, a bar for each number of edges.
+    pub(crate) fn draw(all: &[Self]) {
+        let drawn: [(&str, fn(&Self) -> f64); 3] = [
+            ("messages a second at the hub", |edges| edges.rate),
+            ("memory of the hub's server, MB", |edges| edges.hub_mb[2]),
+            ("memory of all relays, MB", |edges| edges.relay_mb * edges.count as f64),
+        ];
+        for (of, value) in drawn {
+            println!("\n{of}, by edges");
+            let most = all.iter().map(value).reduce(f64::max).unwrap_or_default();
+            for edges in all {
+                let bar = "▇".repeat((value(edges) / most * BAR as f64).round() as usize);
+                println!("{:>4} {bar} {:.0}", edges.count, value(edges));
+            }
+        }
     }
 }

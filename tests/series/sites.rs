@@ -126,6 +126,7 @@ impl Sites<'_> {
         if !self.edges.is_empty() {
             Edges::print_head();
             self.edges.iter().for_each(Edges::print);
+            Edges::draw(self.edges);
         }
         self.moves.iter().for_each(Moves::print);
         if let Some(Matrix { identities, tried, allows, denials }) = self.matrix {

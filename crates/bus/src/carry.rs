@@ -340,6 +340,9 @@ impl Carrier {
     fn hold(&mut self, delivery: Delivery, size: u64) {
         let Delivery { sequence, stored_at, pending, .. } = delivery;
         self.carried.waiting.store(pending, Ordering::Relaxed);
+        if let Some(lane) = &mut self.lane {
+            lane.is_given(sequence);
+        }
         let delivery = Arc::new(delivery);
         match self.held.get_mut(&sequence) {
             // It came again since it was not kept alive in time: the newer delivery is the one to ack.
@@ -356,19 +359,21 @@ impl Carrier {
         } else if self.lane.as_ref().is_none_or(|lane| !lane.has(sequence)) {
             self.due.insert(sequence);
         }
-        let behind = pending + self.due.len() as u64;
-        match &self.lane {
-            Some(lane) if behind < NOT_FAR_BEHIND || lane.is_reached(sequence) => self.close_lane(),
-            None if !is_over && is_far_behind(behind, stored_at) => self.may_open_lane(),
-            _ => {}
+        if self.lane.is_none() && !is_over && is_far_behind(self.behind(), stored_at) {
+            self.may_open_lane();
         }
+    }
+
+    /// How many wait to be sent, here or with the durable.
+    fn behind(&self) -> u64 {
+        self.carried.waiting() + self.due.len() as u64
     }
 
     /// After a pause what is held already may be much.
     fn looks_how_far_behind(&mut self) {
         let oldest = self.due.first().and_then(|sequence| self.held.get(sequence));
-        let behind = self.carried.waiting() + self.due.len() as u64;
-        if self.lane.is_none() && oldest.is_some_and(|oldest| is_far_behind(behind, oldest.delivery.stored_at)) {
+        let is_far = |oldest: &Holding| is_far_behind(self.behind(), oldest.delivery.stored_at);
+        if self.lane.is_none() && oldest.is_some_and(is_far) {
             self.may_open_lane();
         }
     }
@@ -407,7 +412,7 @@ impl Carrier {
         };
         let is_left_out = |record: &Record| {
             let came_from_there = self.carried.goes_round(&record.headers, to);
-            self.held.contains_key(&record.sequence) || came_from_there || !is_asked(&record.subject)
+            came_from_there || !is_asked(&record.subject)
         };
         lane.take(self.near.clone(), self.way.stream.clone(), read, is_left_out);
     }
@@ -431,11 +436,18 @@ impl Carrier {
         if self.rest.is_some() {
             return None;
         }
-        let mut next = if let Some((sequence, size)) = self.lane.as_ref().and_then(Lane::next) {
-            Next { sequence, is_new: true, size }
-        } else {
-            let sequence = *self.due.first()?;
-            Next { sequence, is_new: false, size: self.held.get(&sequence).map_or(0, |holding| holding.size) }
+        let read = self.lane.as_ref().and_then(Lane::next);
+        // The durable may give what is new before it is read.
+        let first = self.lane.as_ref().and_then(Lane::first);
+        let given = first.and_then(|first| self.due.range(first..).next());
+        let mut next = match read {
+            Some((sequence, size)) if given.is_none_or(|given| sequence < *given) => {
+                Next { sequence, is_new: true, size }
+            }
+            _ => {
+                let sequence = *given.or(self.due.first())?;
+                Next { sequence, is_new: false, size: self.held.get(&sequence).map_or(0, |holding| holding.size) }
+            }
         };
         if let Some(reference) = self.reference(next) {
             match &self.fetched {
@@ -605,6 +617,9 @@ impl Carrier {
         let Some(holding) = self.held.remove(&sequence) else { return };
         // The durable gives what is behind it later.
         self.ahead.remove(sequence);
+        if self.lane.is_some() && self.behind() < NOT_FAR_BEHIND {
+            self.close_lane();
+        }
         let near = self.near.clone();
         // A lost ack would have it carried once more.
         self.acks.push(async move { holding.delivery.ack_surely(&near).await }.boxed());

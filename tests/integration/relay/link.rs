@@ -166,6 +166,7 @@ async fn a_long_body_comes_across_although_the_link_is_cut_meanwhile() {
 async fn what_is_new_goes_first_where_that_is_asked_for() {
     const OLD: usize = 3000;
     const NEW: usize = 100;
+    const NEWER: usize = 20;
     let Some(mut across) = across(GOOD).await else { return };
     let [edge, cloud] = across.buses.clone();
     publish(&edge, 0..OLD).await;
@@ -173,18 +174,24 @@ async fn what_is_new_goes_first_where_that_is_asked_for() {
     let relay = across.relay(First::Newest, Some(1 << 20));
     comes(&cloud, 601).await;
     publish(&edge, OLD..OLD + NEW).await;
-    let all = all_across(&edge, &cloud, OLD + NEW).await;
-    assert!(all.values().all(|&times| times == 1));
-    assert_eq!(relay.carried.messages(), (OLD + NEW) as u64, "what went first is not sent again");
+    // What is new goes first to the end, when all that waits is held by the relay already.
+    let all = OLD + NEW + NEWER;
+    let is_held = async || (relay.carried.messages() as usize > OLD + NEW - 450).then_some(());
+    eventually("all that waits is held", is_held).await;
+    publish(&edge, OLD + NEW..all).await;
+    let came = all_across(&edge, &cloud, all).await;
+    assert!(came.values().all(|&times| times == 1));
+    assert_eq!(relay.carried.messages(), all as u64, "what went first is not sent again");
     // In the order in which they came.
     let order = super::order(&cloud).await;
-    let first_new = order.iter().position(|&number| number >= OLD).expect("new ones");
+    let place_of = |number: usize| order.iter().position(|&one| one == number).expect("it came");
     let last_old = order.iter().rposition(|&number| number < OLD).expect("old ones");
+    let (first_new, last_new) = (place_of(OLD), place_of(all - 1));
     assert!(first_new + 500 < last_old, "the first new one came as number {first_new}, the last old one as {last_old}");
+    assert!(last_new + 100 < last_old, "the last new one came as number {last_new}, the last old one as {last_old}");
     let new: Vec<usize> = order.iter().copied().filter(|&number| number >= OLD).collect();
     assert!(new.is_sorted(), "{new:?}");
     // The cloud dies and then the relay, while it is far behind and new ones are ahead: another one goes on.
-    let all = OLD + NEW;
     across.kill_server(End::Cloud).await;
     publish(&edge, all..all + OLD).await;
     across.start_server(End::Cloud).await;

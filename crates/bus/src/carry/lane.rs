@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Lane {
     /// Where it begins: the durable gives what is before, and that from here on later. Unknown until the broker has said.
     first: Option<u64>,
+    /// The last that the durable gave meanwhile: up to there all is the durable's, which may have come and gone since it was read.
+    given: u64,
     reading: BoxFuture<'static, Read>,
     /// Those that are to be sent.
     due: BTreeMap<u64, Record>,
@@ -38,12 +40,17 @@ pub(super) struct Read {
 impl Lane {
     pub(super) fn open(bus: Bus, stream: String) -> Self {
         let reading = begin(bus, stream).boxed();
-        Self { first: None, reading, due: BTreeMap::new(), bytes: 0, sent: BTreeMap::new() }
+        Self { first: None, given: 0, reading, due: BTreeMap::new(), bytes: 0, sent: BTreeMap::new() }
     }
 
-    /// Whether the durable has come to where it began.
-    pub(super) fn is_reached(&self, sequence: u64) -> bool {
-        self.first.is_some_and(|first| sequence >= first)
+    /// Where what goes first begins, once that is known.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.first
+    }
+
+    /// The durable has given this one.
+    pub(super) fn is_given(&mut self, sequence: u64) {
+        self.given = self.given.max(sequence);
     }
 
     pub(super) fn has(&self, sequence: u64) -> bool {
@@ -67,7 +74,7 @@ impl Lane {
                 continue;
             }
             next = record.sequence + 1;
-            if !is_left_out(&record) {
+            if record.sequence > self.given && !is_left_out(&record) {
                 self.is_due(record);
             }
         }
