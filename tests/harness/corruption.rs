@@ -178,6 +178,11 @@ impl Corruption {
             crate::drained(&bus, &self.pipeline, MESSAGES as usize).await;
         }
         if stage == Stage::Killed {
+            eventually("it is written down who is enrolled", async || {
+                let kept = bus.table_get(names::CONTROL, "kept").await.ok()??;
+                String::from_utf8_lossy(&kept.value).contains("KV_faces_people").then_some(())
+            })
+            .await;
             let pid = up.pid();
             signal(pid, "KILL");
             drop(up);

@@ -200,6 +200,13 @@ async fn a_move_that_cannot_be_prepared_is_called_off() {
     let command = sites.start(&["move", "extract", "--to", "cloud"]);
     let takes = async || (takers(&cloud, "preprocess", &["extract"]).await == ["extract"]).then_some(());
     eventually("the cloud to be ready", takes).await;
+    // Somebody who does not wait is told whom it waits for.
+    for again in [&["--to", "cloud"][..], &["--to", "cloud", "--json"]] {
+        let arguments = [&["move", "extract", "--timeout", "1"], again].concat();
+        let watched = sites.start(&arguments).finish().await;
+        assert_eq!(watched.code, Some(1), "{watched:?}");
+        assert!(watched.stderr.contains("nothing is heard of edge"), "{}", watched.stderr);
+    }
     let other = sites.start(&["move", "classify", "--to", "edge"]).finish().await;
     assert_eq!(other.code, Some(1), "{other:?}");
     assert!(other.stderr.contains("extract is on its way to cloud"), "{}", other.stderr);
@@ -209,6 +216,13 @@ async fn a_move_that_cannot_be_prepared_is_called_off() {
         (placement.phase() == Some(Phase::Back)).then_some(())
     };
     eventually("the move to be called off", is_back).await;
+    let watched = sites.start(&["move", "extract", "--back", "--timeout", "1"]).finish().await;
+    assert_eq!(watched.code, Some(1), "{watched:?}");
+    assert!(
+        watched.stderr.contains("back: waits for edge to hear of it; nothing is heard of edge"),
+        "{}",
+        watched.stderr
+    );
     signal(relay, "CONT");
     let back = back.finish().await.ok();
     assert!(back.stdout.contains("extract stays at edge"), "{}", back.stdout);

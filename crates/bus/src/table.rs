@@ -55,11 +55,16 @@ impl Bus {
         })
     }
 
+    /// What is tried, for a person: a stream that a disk has damaged takes nothing more, and it is its name that helps then.
+    fn setting(&self, table: &str, key: &str) -> String {
+        format!("set {key} in the table {table} (stream {})", names::stream_of_table(&self.pipeline, table))
+    }
+
     /// Sets a key.
     pub async fn table_put(&self, table: &str, key: &str, value: Bytes) -> Result<u64, BusError> {
         let put = || async {
             let put = self.store(table).await?.put(key, value.clone()).await;
-            put.map_err(|error| BusError::request(format!("set {key} in the table {table}"), error_chain(&error)))
+            put.map_err(|error| BusError::request(self.setting(table, key), error_chain(&error)))
         };
         self.asked(put).await
     }
@@ -73,7 +78,7 @@ impl Bus {
         value: Bytes,
         revision: u64,
     ) -> Result<Option<u64>, BusError> {
-        let fail = |why: String| BusError::request(format!("set {key} in the table {table}"), why);
+        let fail = |why: String| BusError::request(self.setting(table, key), why);
         let swap = async {
             let store = self.store(table).await?;
             // A key that was removed does not exist, but its mark has a revision.

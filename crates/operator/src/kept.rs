@@ -67,9 +67,7 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
         captures.any(|stage| names::stream(&pipeline.name, &stage.name) == stream)
     };
     let people = names::stream_of_table(&pipeline.name, names::PEOPLE);
-    // Asked for every second of sources, and people are enrolled seldom.
-    let state = if sources { None } else { bus.stream_state(&people).await? };
-    let people = state.map(|state| (people, state.messages));
+    let people = bus.stream_state(&people).await?.map(|state| (people, state.messages));
     let mut seen = Vec::new();
     for wish in layout::streams(pipeline) {
         if (!sources || is_source(&wish.name))

@@ -2,14 +2,14 @@
 
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use causeway_bus::Bus;
 use causeway_pipelines::{Flow, Handover, Moving, Phase, Pipeline, Placement, did_you_mean};
-use causeway_stage::{now_ns, read_placement};
+use causeway_stage::{SiteReport, now_ns, read_placement};
 use serde_json::json;
 
 use crate::cli::{PipelineFlags, PlaceArgs, beside, connect};
@@ -30,13 +30,15 @@ that waits there goes over with it; a stage that comes to an edge takes what wai
 
 Every site where `up` or `causeway agent` runs does its part by itself, and goes on after a crash: this command only says what is \
 wanted, and watches. Ended, it may be \
-given again to watch on. While a move is prepared `--back` calls it off; from the hand-over on it goes on to its end.
+given again to watch on; with `--timeout` it ends by itself where a site that has a part in it does not run or is not reached. While a move is prepared `--back` calls it off; from the hand-over on it goes on to its end.
 
 A place that is given so stays over restarts, in place of the one in the file. Sources and relays do not move, nor does the hub: what \
 others dial stays where they find it.";
 
 /// How often it is looked how far a move is.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A site that has not heard of a move for so long may not run: after a cut it takes some seconds.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The arguments of `move`.
 #[derive(Debug, clap::Args)]
@@ -56,6 +58,9 @@ pub(crate) struct MoveArgs {
     /// Call off a move that is being prepared
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
     back: bool,
+    /// Watch no longer than so many seconds; what was begun goes on by itself
+    #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run")]
+    timeout: Option<u64>,
     #[command(flatten)]
     pipeline: PipelineFlags,
     #[command(flatten)]
@@ -168,7 +173,7 @@ async fn act(bus: &Bus, file: &Pipeline, args: &MoveArgs) -> anyhow::Result<Exit
         bail!("cannot move {}: another move was begun at the same time", args.stage);
     }
     let began = Instant::now();
-    let moved = follow(bus, file, &next, &handover.sites, &mut watch, args.json).await?;
+    let moved = follow(bus, file, &next, &handover.sites, &mut watch, args).await?;
     let took = began.elapsed();
     if !moved {
         bail!("the move of {} was called off", args.stage);
@@ -197,13 +202,16 @@ async fn back(
             moving.to.join(", ")
         );
     }
-    let mut next = placement;
-    next.moving = Some(Moving { phase: Phase::Back, ..moving });
+    // Whoever has a part in it has a part in calling it off.
+    let in_phase = |phase| Placement { moving: Some(Moving { phase, ..moving.clone() }), ..placement.clone() };
+    let (whole, next) = (file.placed(&in_phase(Phase::Prepare))?, in_phase(Phase::Back));
+    let sites = whole.handover()?.sites;
     if !write(bus, &next, revision).await? {
         bail!("cannot call the move of {} off: it has just gone on; look at `causeway status`", args.stage);
     }
-    let mut off = next.clone();
+    let (mut off, mut patience) = (next.clone(), Patience::of(args));
     while off.epoch == next.epoch && off.moving.is_some() {
+        patience.look(&waits_for(&off, &sites, &reports(bus, file).await.unwrap_or_default()))?;
         tokio::time::sleep(LOOK_EVERY).await;
         off = read_placement(bus).await?.0;
     }
@@ -228,9 +236,9 @@ async fn follow(
     next: &Placement,
     sites: &BTreeSet<&str>,
     watch: &mut Watch,
-    quiet: bool,
+    args: &MoveArgs,
 ) -> anyhow::Result<bool> {
-    let mut said = String::new();
+    let mut patience = Patience::of(args);
     loop {
         // A hub that is just started anew is asked again.
         let now = match read_placement(bus).await {
@@ -245,24 +253,78 @@ async fn follow(
             return Ok(is_placed(file, &now, next));
         }
         let reports = reports(bus, file).await.unwrap_or_default();
-        let phase = match now.phase() {
-            Some(Phase::Prepare) => "prepare",
-            Some(Phase::HandOver) => "hand-over",
-            Some(Phase::Back) | None => "back",
-        };
-        let waits = sites.iter().filter_map(|&site| {
-            let Some(report) = reports.get(site).filter(|report| report.is_of(&now)) else {
-                return Some(format!("{site} to hear of it"));
-            };
-            (!report.done).then(|| report.waits_for.clone().unwrap_or_else(|| site.to_owned()))
-        });
-        let waits: Vec<String> = waits.collect();
-        let line = format!("{phase}: waits for {}", waits.join(", "));
-        if !quiet && !waits.is_empty() && line != said {
-            eprintln!("  {line}");
-            said = line;
-        }
+        patience.look(&waits_for(&now, sites, &reports))?;
         watch.wait(LOOK_EVERY).await;
+    }
+}
+
+/// What a move waits for.
+struct Waits {
+    line: String,
+    /// Sites that have not heard of it.
+    silent: Vec<String>,
+}
+
+fn waits_for(now: &Placement, sites: &BTreeSet<&str>, reports: &BTreeMap<String, SiteReport>) -> Waits {
+    let phase = match now.phase() {
+        Some(Phase::Prepare) => "prepare",
+        Some(Phase::HandOver) => "hand-over",
+        Some(Phase::Back) | None => "back",
+    };
+    let mut silent = Vec::new();
+    let waits = sites.iter().filter_map(|&site| {
+        let Some(report) = reports.get(site).filter(|report| report.is_of(now)) else {
+            silent.push(site.to_owned());
+            return Some(format!("{site} to hear of it"));
+        };
+        (!report.done).then(|| report.waits_for.clone().unwrap_or_else(|| site.to_owned()))
+    });
+    let waits: Vec<String> = waits.collect();
+    let line = if waits.is_empty() { String::new() } else { format!("{phase}: waits for {}", waits.join(", ")) };
+    Waits { line, silent }
+}
+
+/// How long a move is watched, and what was said of it.
+struct Patience<'a> {
+    args: &'a MoveArgs,
+    began: Instant,
+    said: String,
+    has_told_silence: bool,
+}
+
+impl<'a> Patience<'a> {
+    fn of(args: &'a MoveArgs) -> Self {
+        Self { args, began: Instant::now(), said: String::new(), has_told_silence: false }
+    }
+
+    /// Says what is new of it; an error once that was long enough.
+    fn look(&mut self, waits: &Waits) -> anyhow::Result<()> {
+        let Waits { line, silent } = waits;
+        if !self.args.json && !line.is_empty() && *line != self.said {
+            eprintln!("  {line}");
+            self.said.clone_from(line);
+        }
+        let silence = match silent.as_slice() {
+            [] => String::new(),
+            silent => format!(
+                "; nothing is heard of {}: does `causeway up` or `causeway agent` run there, and does it reach the hub?",
+                silent.join(", ")
+            ),
+        };
+        if self.args.timeout.is_some_and(|most| self.began.elapsed().as_secs() >= most) {
+            let line = if line.is_empty() { "it has just gone on" } else { line };
+            bail!(
+                "the move of {} is not at its end after {} s ({line}{silence}). What was begun goes on by itself; give the command again to \
+                 watch on",
+                self.args.stage,
+                self.began.elapsed().as_secs()
+            );
+        }
+        if !silent.is_empty() && !self.has_told_silence && self.began.elapsed() > SILENCE {
+            eprintln!("  {}", silence.trim_start_matches("; "));
+            self.has_told_silence = true;
+        }
+        Ok(())
     }
 }
 
