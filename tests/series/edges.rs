@@ -241,18 +241,17 @@ impl Edges {
 
     /// How it grows, a bar for each number of edges.
     pub(crate) fn draw(all: &[Self]) {
-        let drawn: [(&str, fn(&Self) -> f64); 3] = [
-            ("messages a second at the hub", |edges| edges.rate),
-            ("memory of the hub's server, MB", |edges| edges.hub_mb[2]),
-            ("memory of all relays, MB", |edges| edges.relay_mb * edges.count as f64),
-        ];
-        for (of, value) in drawn {
-            println!("\n{of}, by edges");
-            let most = all.iter().map(value).reduce(f64::max).unwrap_or_default();
-            for edges in all {
-                let bar = "▇".repeat((value(edges) / most * BAR as f64).round() as usize);
-                println!("{:>4} {bar} {:.0}", edges.count, value(edges));
-            }
+        Self::draw_one(all, "messages a second at the hub", |edges| edges.rate);
+        Self::draw_one(all, "memory of the hub's server, MB", |edges| edges.hub_mb[2]);
+        Self::draw_one(all, "memory of all relays, MB", |edges| edges.relay_mb * edges.count as f64);
+    }
+
+    fn draw_one(all: &[Self], of: &str, value: fn(&Self) -> f64) {
+        println!("\n{of}, by edges");
+        let most = all.iter().map(value).reduce(f64::max).unwrap_or_default();
+        for edges in all {
+            let bar = "▇".repeat((value(edges) / most * BAR as f64).round() as usize);
+            println!("{:>4} {bar} {:.0}", edges.count, value(edges));
         }
     }
 }
