@@ -356,7 +356,7 @@ impl Carrier {
         let is_over = self.ahead.contains(sequence, stored_at) || self.came_from_there(sequence);
         if is_over {
             self.acknowledge(sequence);
-        } else if self.lane.as_ref().is_none_or(|lane| !lane.has(sequence)) {
+        } else if self.lane.as_ref().is_none_or(|lane| !lane.has(sequence, stored_at)) {
             self.due.insert(sequence);
         }
         if self.lane.is_none() && !is_over && is_far_behind(self.behind(), stored_at) {
@@ -397,10 +397,10 @@ impl Carrier {
         self.lane = Some(Lane::open(self.near.clone(), stream.clone()));
     }
 
-    /// The durable gives what is not sent yet; what it has given already is sent as all else.
+    /// The durable gives what is not sent yet; what it has given already is sent as all else. What is under way is answered.
     fn close_lane(&mut self) {
         let Some(lane) = self.lane.take() else { return };
-        self.due.extend(self.held.keys().filter(|sequence| lane.has(**sequence)));
+        self.due.extend(self.held.keys().filter(|sequence| lane.has_due(**sequence)));
     }
 
     fn is_read(&mut self, read: lane::Read) {
@@ -439,13 +439,14 @@ impl Carrier {
         let read = self.lane.as_ref().and_then(Lane::next);
         // The durable may give what is new before it is read.
         let first = self.lane.as_ref().and_then(Lane::first);
-        let given = first.and_then(|first| self.due.range(first..).next());
+        let most = self.lane.as_ref().and_then(Lane::first_due).unwrap_or(u64::MAX);
+        let given = first.and_then(|first| self.due.range(first..most.max(first)).next());
         let mut next = match read {
             Some((sequence, size)) if given.is_none_or(|given| sequence < *given) => {
                 Next { sequence, is_new: true, size }
             }
             _ => {
-                let sequence = *given.or(self.due.first())?;
+                let sequence = *given.or_else(|| self.due.range(..most).next())?;
                 Next { sequence, is_new: false, size: self.held.get(&sequence).map_or(0, |holding| holding.size) }
             }
         };

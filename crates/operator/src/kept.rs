@@ -67,7 +67,6 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
         captures.any(|stage| names::stream(&pipeline.name, &stage.name) == stream)
     };
     let people = names::stream_of_table(&pipeline.name, names::PEOPLE);
-    let people = bus.stream_state(&people).await?.map(|state| (people, state.messages));
     let mut seen = Vec::new();
     for wish in layout::streams(pipeline) {
         if (!sources || is_source(&wish.name))
@@ -76,6 +75,12 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
             seen.push((wish.name, state));
         }
     }
+    // What is known of the sources does not wait for a table that does not answer.
+    let state = bus.stream_state(&people).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "who is enrolled is not looked at");
+        None
+    });
+    let people = state.map(|state| (people, state.messages));
     change(bus, |all| {
         if let Some((stream, messages)) = &people {
             let kept = all.entry(stream.clone()).or_default();

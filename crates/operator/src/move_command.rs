@@ -245,6 +245,7 @@ async fn follow(
             Ok((now, _)) => now,
             Err(error) => {
                 tracing::debug!(%error, "the hub does not answer");
+                patience.look(&Waits { line: "the hub does not answer".into(), silent: Vec::new() })?;
                 watch.wait(LOOK_EVERY).await;
                 continue;
             }

@@ -53,8 +53,20 @@ impl Lane {
         self.given = self.given.max(sequence);
     }
 
-    pub(super) fn has(&self, sequence: u64) -> bool {
-        self.due.contains_key(&sequence) || self.sent.contains_key(&sequence)
+    /// Whether it has this message. (Where the stream was set back another one has its number.)
+    pub(super) fn has(&self, sequence: u64, stored_at: u64) -> bool {
+        let record = self.due.get(&sequence).or_else(|| self.sent.get(&sequence));
+        record.is_some_and(|record| record.stored_at == stored_at)
+    }
+
+    /// Whether it was to send it, and has not.
+    pub(super) fn has_due(&self, sequence: u64) -> bool {
+        self.due.contains_key(&sequence)
+    }
+
+    /// The first one that it has to send, whether or not it may now.
+    pub(super) fn first_due(&self) -> Option<u64> {
+        self.due.first_key_value().map(|(sequence, _)| *sequence)
     }
 
     /// What it has read; waits while it has enough.
