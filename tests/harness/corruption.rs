@@ -180,7 +180,8 @@ impl Corruption {
         if stage == Stage::Killed {
             eventually("it is written down who is enrolled", async || {
                 let kept = bus.table_get(names::CONTROL, "kept").await.ok()??;
-                String::from_utf8_lossy(&kept.value).contains("KV_faces_people").then_some(())
+                let kept: serde_json::Value = serde_json::from_slice(&kept.value).ok()?;
+                kept["KV_faces_people"]["entries"].as_u64().filter(|&people| people >= PEOPLE as u64)
             })
             .await;
             let pid = up.pid();

@@ -436,17 +436,14 @@ impl Carrier {
         if self.rest.is_some() {
             return None;
         }
-        let read = self.lane.as_ref().and_then(Lane::next);
-        // The durable may give what is new before it is read.
-        let first = self.lane.as_ref().and_then(Lane::first);
-        let most = self.lane.as_ref().and_then(Lane::first_due).unwrap_or(u64::MAX);
-        let given = first.and_then(|first| self.due.range(first..most.max(first)).next());
-        let mut next = match read {
-            Some((sequence, size)) if given.is_none_or(|given| sequence < *given) => {
-                Next { sequence, is_new: true, size }
-            }
-            _ => {
-                let sequence = *given.or_else(|| self.due.range(..most).next())?;
+        let lane = self.lane.as_ref();
+        // The durable may give what is new before it is read; what is read is not overtaken, even where it may not go yet.
+        let until = lane.and_then(Lane::first_due).unwrap_or(u64::MAX);
+        let given = lane.and_then(Lane::first).and_then(|first| self.due.range(first..until.max(first)).next());
+        let mut next = match (given, lane.and_then(Lane::next)) {
+            (None, Some((sequence, size))) => Next { sequence, is_new: true, size },
+            (given, _) => {
+                let sequence = *given.or_else(|| self.due.range(..until).next())?;
                 Next { sequence, is_new: false, size: self.held.get(&sequence).map_or(0, |holding| holding.size) }
             }
         };

@@ -66,7 +66,6 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
         let mut captures = pipeline.stages_here().filter(|stage| stage.is_source());
         captures.any(|stage| names::stream(&pipeline.name, &stage.name) == stream)
     };
-    let people = names::stream_of_table(&pipeline.name, names::PEOPLE);
     let mut seen = Vec::new();
     for wish in layout::streams(pipeline) {
         if (!sources || is_source(&wish.name))
@@ -76,6 +75,7 @@ pub(crate) async fn look(bus: &Bus, pipeline: &Pipeline, sources: bool) -> Resul
         }
     }
     // What is known of the sources does not wait for a table that does not answer.
+    let people = names::stream_of_table(&pipeline.name, names::PEOPLE);
     let state = bus.stream_state(&people).await.unwrap_or_else(|error| {
         tracing::debug!(%error, "who is enrolled is not looked at");
         None

@@ -30,7 +30,8 @@ that waits there goes over with it; a stage that comes to an edge takes what wai
 
 Every site where `up` or `causeway agent` runs does its part by itself, and goes on after a crash: this command only says what is \
 wanted, and watches. Ended, it may be \
-given again to watch on; with `--timeout` it ends by itself where a site that has a part in it does not run or is not reached. While a move is prepared `--back` calls it off; from the hand-over on it goes on to its end.
+given again to watch on; with `--timeout` it ends by itself where a site that has a part in it does not run or is not reached. While \
+a move is prepared `--back` calls it off; from the hand-over on it goes on to its end.
 
 A place that is given so stays over restarts, in place of the one in the file. Sources and relays do not move, nor does the hub: what \
 others dial stays where they find it.";
@@ -202,16 +203,17 @@ async fn back(
             moving.to.join(", ")
         );
     }
-    // Whoever has a part in it has a part in calling it off.
     let in_phase = |phase| Placement { moving: Some(Moving { phase, ..moving.clone() }), ..placement.clone() };
-    let (whole, next) = (file.placed(&in_phase(Phase::Prepare))?, in_phase(Phase::Back));
-    let sites = whole.handover()?.sites;
+    let next = in_phase(Phase::Back);
     if !write(bus, &next, revision).await? {
         bail!("cannot call the move of {} off: it has just gone on; look at `causeway status`", args.stage);
     }
+    // Whoever has a part in it has a part in calling it off. A file that was changed since may know nothing of it any more.
+    let whole = file.placed(&in_phase(Phase::Prepare)).ok();
+    let handover = whole.as_ref().and_then(|whole| whole.handover().ok()).unwrap_or_default();
     let (mut off, mut patience) = (next.clone(), Patience::of(args));
     while off.epoch == next.epoch && off.moving.is_some() {
-        patience.look(&waits_for(&off, &sites, &reports(bus, file).await.unwrap_or_default()))?;
+        patience.look(&waits_for(&off, &handover.sites, &reports(bus, file).await.unwrap_or_default()))?;
         tokio::time::sleep(LOOK_EVERY).await;
         off = read_placement(bus).await?.0;
     }
@@ -305,24 +307,23 @@ impl<'a> Patience<'a> {
             eprintln!("  {line}");
             self.said.clone_from(line);
         }
-        let silence = match silent.as_slice() {
-            [] => String::new(),
-            silent => format!(
-                "; nothing is heard of {}: does `causeway up` or `causeway agent` run there, and does it reach the hub?",
-                silent.join(", ")
-            ),
-        };
-        if self.args.timeout.is_some_and(|most| self.began.elapsed().as_secs() >= most) {
+        let silence = (!silent.is_empty()).then(|| {
+            let silent = silent.join(", ");
+            format!("nothing is heard of {silent}: does `causeway up` or `causeway agent` run there, and does it reach the hub?")
+        });
+        let took = self.began.elapsed();
+        if self.args.timeout.is_some_and(|most| took.as_secs() >= most) {
             let line = if line.is_empty() { "it has just gone on" } else { line };
+            let silence = silence.map(|silence| format!("; {silence}")).unwrap_or_default();
             bail!(
                 "the move of {} is not at its end after {} s ({line}{silence}). What was begun goes on by itself; give the command again to \
                  watch on",
                 self.args.stage,
-                self.began.elapsed().as_secs()
+                took.as_secs()
             );
         }
-        if !silent.is_empty() && !self.has_told_silence && self.began.elapsed() > SILENCE {
-            eprintln!("  {}", silence.trim_start_matches("; "));
+        if let Some(silence) = silence.filter(|_| !self.has_told_silence && took > SILENCE) {
+            eprintln!("  {silence}");
             self.has_told_silence = true;
         }
         Ok(())
